@@ -1,0 +1,123 @@
+"""What a painted target costs: regression for images, regression and region terms for painted labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvg.configuration import Configurable
+
+
+class Objective(metaclass=Configurable):
+    """Loss of a painted target, one number an episode.
+
+    Every term is normalised within its episode, by the weight of the pixels that count, so that neither the batch nor
+    a large background decides how much an episode weighs (MVG's code divides by the whole batch, and drops small
+    organs: its loss would never see a 50-pixel organ).
+
+    Label targets may add two terms. With the painted value v, `logit = sharpness * (v - 0.5)`: binary cross-entropy on
+    the logit, and soft Dice on its sigmoid, each channel of the paint taken as a soft mask. For colours that are not
+    0 or 1 use regression alone.
+
+    Args:
+        beta: Where smooth-L1 turns from quadratic to linear, in [0, 1] units. 0 is L1. The released MVG uses 0.01.
+        regression: Weight of smooth-L1 on image targets.
+        label_regression: Weight of smooth-L1 on label targets.
+        cross_entropy: Weight of binary cross-entropy on label targets.
+        dice: Weight of soft Dice on label targets.
+        gradient: Weight of the L1 distance of finite differences on image targets.
+        sharpness: Factor from paint to logit.
+        foreground: Share of the smooth-L1 on label targets that the foreground (any channel of the target away from
+            the background colour) gets, however small it is; 0 weighs all pixels alike. [0, 1).
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.01,
+        regression: float = 1.0,
+        label_regression: float = 1.0,
+        cross_entropy: float = 0.0,
+        dice: float = 0.0,
+        gradient: float = 0.0,
+        sharpness: float = 8.0,
+        foreground: float = 0.0,
+    ) -> None:
+        if beta < 0:
+            raise ValueError(f"`beta` must not be negative, got {beta}")
+        if not 0 <= foreground < 1:
+            raise ValueError(f"`foreground` must be in [0, 1), got {foreground}")
+        self.beta, self.regression, self.label_regression = beta, regression, label_regression
+        self.cross_entropy, self.dice, self.gradient = cross_entropy, dice, gradient
+        self.sharpness, self.foreground = sharpness, foreground
+
+    def __call__(self, painted: Tensor, target: Tensor, weight: Tensor, is_label: Tensor) -> Tensor:
+        """Returns the loss of each episode, `(B,)`.
+
+        Args:
+            painted: `(B, C, *S)`, about [0, 1].
+            target: `(B, C, *S)`, [0, 1].
+            weight: `(B, 1, *S)`, not negative; pixels of weight 0 (not masked, say) do not count.
+            is_label: `(B,)` bool.
+        """
+        label = is_label.to(painted.dtype)
+        loss = painted.new_zeros(len(painted))
+        error = smooth_l1(painted - target, self.beta).mean(1, keepdim=True)
+        if self.regression:
+            loss = loss + self.regression * (1 - label) * mean(error, weight)
+        if self.gradient:
+            loss = loss + self.gradient * (1 - label) * difference_loss(painted, target, weight)
+        if self.label_regression:
+            balanced = self.balance(target, weight) if self.foreground else weight
+            loss = loss + self.label_regression * label * mean(error, balanced)
+        if self.cross_entropy or self.dice:
+            logit = self.sharpness * (painted - 0.5)
+            if self.cross_entropy:
+                entropy = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
+                loss = loss + self.cross_entropy * label * mean(entropy.mean(1, keepdim=True), weight)
+            if self.dice:
+                loss = loss + self.dice * label * soft_dice_loss(torch.sigmoid(logit), target, weight)
+        return loss
+
+    def balance(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Reweighs pixels so that the foreground has the share `foreground` of the whole; `(B, 1, *S)`."""
+        painted = (target.amax(1, keepdim=True) > 0).to(weight.dtype)
+        inside, outside = total(weight * painted), total(weight * (1 - painted))
+        share = self.foreground * (inside > 0) * (outside > 0)
+        scale_in = torch.where(share > 0, share * (inside + outside) / inside.clamp(min=1e-6), 1.0)
+        scale_out = torch.where(share > 0, (1 - share) * (inside + outside) / outside.clamp(min=1e-6), 1.0)
+        view = (-1,) + (1,) * (weight.ndim - 1)
+        return weight * (painted * scale_in.view(view) + (1 - painted) * scale_out.view(view))
+
+
+def smooth_l1(error: Tensor, beta: float) -> Tensor:
+    """Smooth-L1 of an error, any shape: `e^2 / 2 beta` below beta, `|e| - beta / 2` above."""
+    size = error.abs()
+    return size if beta == 0 else torch.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta)
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over all axes but the first, `(B,)`."""
+    return values.flatten(1).sum(1)
+
+
+def mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean of `(B, 1, *S)` in each episode, `(B,)`; 0 where no pixel counts."""
+    return total(values * weight) / total(weight).clamp(min=1e-6)
+
+
+def soft_dice_loss(probability: Tensor, target: Tensor, weight: Tensor, smooth: float = 1.0) -> Tensor:
+    """One minus soft Dice, squares in the denominator, averaged over channels; `(B,)`."""
+    axes = tuple(range(2, target.ndim))
+    overlap = (weight * probability * target).sum(axes)
+    size = (weight * (probability**2 + target**2)).sum(axes)
+    return (1 - (2 * overlap + smooth) / (size + smooth)).mean(1)
+
+
+def difference_loss(painted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute error of forward differences, averaged over axes; `(B,)`."""
+    terms = []
+    for axis in range(2, painted.ndim):
+        error = (painted.diff(dim=axis) - target.diff(dim=axis)).abs().mean(1, keepdim=True)
+        terms.append(mean(error, weight.narrow(axis, 1, weight.shape[axis] - 1)))
+    return torch.stack(terms).mean(0)

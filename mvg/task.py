@@ -1,0 +1,73 @@
+"""The contract of a task: how a subject becomes a pair, and a painted image an answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from mvg.configuration import Configurable
+from mvg.data.source import Index
+from mvg.data.subject import Subject
+from mvg.episode import Answer, Pair, Spec
+
+
+class Task(metaclass=Configurable):
+    """What is asked of a network.
+
+    An episode is drawn in three steps: `draw` decides once what the episode shows (which classes in which colours,
+    which noise level, from which contrast to which), `encode` applies it to the query and to every context image
+    alike, and `decode` turns the painted answer back. Random choices use only the generators handed in.
+
+    Attributes:
+        is_label: The target is a painted label map; networks may train it with a loss of its own.
+        mim: Default share of training episodes trained by masked image modelling, [0, 1]; the rest is autoregressive.
+        metrics: Names of what `score` returns, with the direction: True where higher is better.
+        primary: The metric that stands for the task in summaries.
+    """
+
+    is_label: ClassVar[bool] = False
+    metrics: ClassVar[Mapping[str, bool]] = {}
+    primary: ClassVar[str] = ""
+    mim: float = 0.9
+
+    @abstractmethod
+    def accepts(self, index: Index) -> bool:
+        """Says whether this task can be asked of the items of an index."""
+
+    @abstractmethod
+    def draw(self, index: Index, rng: np.random.Generator, training: bool) -> Spec:
+        """Draws what one episode shows, before any image is read.
+
+        The spec holds `query` and `context`: lists of the keys (`Item.keys`) that the query and every context
+        image must offer. The rest is the task's own.
+        """
+
+    def complete(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec:
+        """Fills in what can be drawn only once the images are read (query first); the spec itself by default."""
+        return spec
+
+    @abstractmethod
+    def encode(self, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
+        """Turns one subject into a pair; `rng` draws what differs between images (the noise itself, not its level).
+
+        Without the role that the target comes from, as at prediction time, the pair's target is None.
+        """
+
+    @abstractmethod
+    def decode(self, painted: Tensor, spec: Spec) -> Answer:
+        """Turns one painted answer `(C_out, *S)`, about [0, 1], into labels, an image or boxes."""
+
+    @abstractmethod
+    def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
+        """Compares one painted answer `(C_out, *S)` with the truth; one number for each of `metrics`, NaN if undefined."""
+
+    def swap(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec | None:
+        """Returns a spec that asks the same images for another structure, for the task-swap control.
+
+        None where there is no other structure, or where the query alone says what is asked (denoising).
+        """
+        return None
