@@ -5,12 +5,26 @@ from __future__ import annotations
 import importlib
 import inspect
 from abc import ABCMeta
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 TRUSTED = ("mvg", "tasks", "benchmarks")
 """Packages whose classes a configuration or a trained folder may name without being asked."""
+
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
+
+
+@contextmanager
+def allow(packages: Sequence[str]) -> Iterator[None]:
+    """Trusts further packages while the block runs: what `--allow-class-path` does."""
+    token = _allowed.set((*_allowed.get(), *packages))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 class Configurable(ABCMeta):
@@ -69,12 +83,13 @@ def from_config(value: Any, trusted: Sequence[str] = TRUSTED) -> Any:
 
 
 def find_class(class_path: str, trusted: Sequence[str] = TRUSTED) -> Any:
-    """Imports a configurable class by its path, only from trusted packages.
+    """Imports a configurable class by its path, only from trusted packages and those that `allow` adds.
 
     Raises:
         ValueError: If the package is not trusted or the class does not exist.
     """
     module, _, name = class_path.rpartition(".")
+    trusted = (*trusted, *_allowed.get())
     if not any(module == package or module.startswith(package + ".") for package in trusted):
         raise ValueError(
             f"class {class_path!r} is outside of the trusted packages ({', '.join(trusted)}); "
