@@ -1,0 +1,32 @@
+"""Data: sources, readers, geometry, augmentation, and the episodes drawn from them."""
+
+from mvg.data.augmentation import Augmentation
+from mvg.data.episodes import EpisodeDataset
+from mvg.data.folders import FolderSource
+from mvg.data.geometry import fit, from_slices, place, place_crop, restore, to_slices
+from mvg.data.intensity import FullScale, Percentiles, Window
+from mvg.data.loader import EpisodeLoader
+from mvg.data.module import EpisodeDataModule
+from mvg.data.source import Index, Source
+from mvg.data.subject import Item, Subject
+
+__all__ = [
+    "Augmentation",
+    "EpisodeDataModule",
+    "EpisodeDataset",
+    "EpisodeLoader",
+    "FolderSource",
+    "FullScale",
+    "Index",
+    "Item",
+    "Percentiles",
+    "Source",
+    "Subject",
+    "Window",
+    "fit",
+    "from_slices",
+    "place",
+    "place_crop",
+    "restore",
+    "to_slices",
+]

@@ -1,0 +1,102 @@
+"""Prepared arrays on disk: written once under a temporary name and moved, mapped into memory to be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stored = NDArray[np.unsignedinteger[Any]]
+
+
+def default_folder() -> Path:
+    """Returns the folder for prepared data: `MVG_CACHE`, or `mvg` in the user's cache folder of the platform."""
+    if named := os.environ.get("MVG_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mvg" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mvg"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mvg"
+
+
+def digest(*values: Any) -> str:
+    """Returns 16 hexadecimal digits that stand for plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def stamp(paths: Sequence[Path]) -> str:
+    """Returns a digest of name, size and time of change of files; it changes when one of them is written again.
+
+    Raises:
+        ValueError: If a file cannot be looked at.
+    """
+    try:
+        found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    except OSError as error:
+        raise ValueError(f"{error.filename}: the file cannot be read ({error.strerror})") from error
+    return digest(found)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that, whatever happens, either the old or the whole new content is found.
+
+    Args:
+        path: The file; its folder is made.
+        write: Writes the content to an open binary file.
+
+    Raises:
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_array(path: Path, values: Stored) -> None:
+    """Writes an array as `.npy`, atomically."""
+    write_atomically(path, lambda file: np.save(file, values, allow_pickle=False))
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Writes plain values as JSON, atomically."""
+    write_atomically(path, lambda file: file.write(json.dumps(values).encode()))
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; None if the file is missing or unreadable, as a cache can be made again."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def open_array(path: Path) -> Stored:
+    """Maps a stored array into memory; the last 256 stay open in each process.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    try:
+        values: Stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: the prepared data is missing or damaged ({error}); delete its folder") from error
+    return values

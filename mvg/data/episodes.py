@@ -1,0 +1,357 @@
+"""Episodes drawn from sources and tasks: each is a pure function of seed, split, epoch and index."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mvg.data.augmentation import Augmentation
+from mvg.data.geometry import fit, place, place_crop
+from mvg.data.source import SPLITS, Index, Source
+from mvg.data.subject import Item, Subject
+from mvg.episode import Episode, Pair, Spec
+from mvg.task import Task
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_DRAWS = 20
+_TRIES = 16
+_INDICES = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An episode before a pixel is read.
+
+    Attributes:
+        source: Name of the source.
+        task: Name of the task.
+        spec: What the task drew.
+        items: The query, then the context.
+    """
+
+    source: str
+    task: str
+    spec: Spec
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of source and task, `source/task`."""
+        return f"{self.source}/{self.task}"
+
+
+class EpisodeDataset(Dataset[Episode]):
+    """Draws episodes; `dataset[index]` has batch size 1 and depends on seed, split, epoch and index alone.
+
+    Training draws source and task by weight and changes with the epoch. Validation and test go round all pairs of
+    source and task in turn, so that each gets the same number of episodes, and are the same in every epoch.
+
+    Args:
+        sources: Name to source.
+        tasks: Name to task.
+        split: "train", "val" or "test".
+        length: Episodes an epoch.
+        image_size: Size of every image, `(H, W)` or `(D, H, W)`.
+        in_channels: Channels of every image; single-channel images are repeated.
+        out_channels: Channels of every target; single-channel targets are repeated.
+        context_size: Number of context pairs, or the smallest and largest number, drawn once a batch.
+        batch_size: Consecutive indices that form a batch, and share the number of context pairs.
+        seed: Seed of everything.
+        weights: Relative frequency in training of a source, a task, or a `source/task`; 1 where not named. The factors
+            are multiplied.
+        augmentation: Random changes in training; None for none.
+        near: Largest distance of a context slice from the query, as a share of the volume, where enough such slices
+            exist; None for no preference.
+        same_patient: Allow context of the query's own patient.
+        context_split: Split that the context comes from; by default the query's own. Sources with more than one cohort
+            always keep to the query's own cohort.
+        aspect: How images are brought to size: "stretch", "pad" or "crop".
+        crop: Smallest and largest length of the random box in training, as a share of the image, (0, 1]; it holds a
+            pixel of the class that the query is asked for. None takes images whole.
+        controls: Add the swapped targets of the task-swap control (validation and test only).
+        remembered: Subjects that each process keeps in memory.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        tasks: Mapping[str, Task],
+        split: str,
+        length: int,
+        image_size: Sequence[int],
+        in_channels: int = 1,
+        out_channels: int = 1,
+        context_size: int | Sequence[int] = 1,
+        batch_size: int = 1,
+        seed: int = 0,
+        weights: Mapping[str, float] | None = None,
+        augmentation: Augmentation | None = None,
+        near: float | None = None,
+        same_patient: bool = False,
+        context_split: str | None = None,
+        aspect: str = "stretch",
+        crop: Sequence[float] | None = None,
+        controls: bool = False,
+        remembered: int = 32,
+    ) -> None:
+        self.sources, self.tasks, self.split, self.length = dict(sources), dict(tasks), split, length
+        self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
+        self.context_sizes = check_context_size(context_size)
+        self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
+        self.near, self.same_patient, self.aspect, self.crop = near, same_patient, aspect, crop
+        for name in (split, context_split or split):
+            if name not in SPLITS:
+                raise ValueError(f"a split must be one of {SPLITS}, got {name!r}")
+        self.context_split = context_split or split
+        self.training = split == "train"
+        self.controls = controls and not self.training
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._indices: OrderedDict[tuple[str, str, int], Index] = OrderedDict()
+        self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
+        self.remembered = remembered
+        self.pairs, shares = self._find_pairs(weights or {})
+        self._bounds = np.cumsum(shares) / np.sum(shares) if shares else np.zeros(0)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, shared with the processes of the loader."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, here and in every process of the loader."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Episode:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} is outside of the {self.length} episodes")
+        rng = self._rng(index, 0)
+        return self.build(self.plan(index, rng), rng)
+
+    def _rng(self, index: int, stream: int) -> np.random.Generator:
+        epoch = self.epoch if self.training else 0
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), epoch, index, stream])
+
+    def context_size_at(self, index: int) -> int:
+        """Returns the number of context pairs of an episode, common to its batch."""
+        low, high = self.context_sizes
+        return low if low == high else int(self._rng(index // self.batch_size, 1).integers(low, high + 1))
+
+    def _find_pairs(self, weights: Mapping[str, float]) -> tuple[list[tuple[str, str]], list[float]]:
+        """Lists the pairs of source and task that go together, with their weights."""
+        names = {f"{source}/{task}" for source in self.sources for task in self.tasks}
+        if unknown := sorted(set(weights) - names - set(self.sources) - set(self.tasks)):
+            raise ValueError(f"`weights` names {unknown}, which is no source, task or source/task of {sorted(names)}")
+        pairs, shares = [], []
+        for source in self.sources:
+            for task in self.tasks:
+                weight = weights.get(source, 1.0) * weights.get(task, 1.0) * weights.get(f"{source}/{task}", 1.0)
+                if weight > 0 and self.sources[source].cohorts(self.split) > 0 and self._fits(source, task):
+                    pairs.append((source, task))
+                    shares.append(weight)
+        return pairs, shares
+
+    def _fits(self, source: str, task: str) -> bool:
+        index = self._index(source, self.split, 0)
+        return len(index.items) > 0 and self.tasks[task].accepts(index)
+
+    def _index(self, source: str, split: str, cohort: int) -> Index:
+        return remember(
+            self._indices, (source, split, cohort), lambda: Index(self.sources[source].items(split, cohort)), _INDICES
+        )
+
+    def plan(self, index: int, rng: np.random.Generator) -> Plan:
+        """Draws which source, task and items make up an episode, without reading a pixel.
+
+        Raises:
+            ValueError: If no pair of source and task fits, or a query with enough context cannot be found.
+        """
+        if not self.pairs:
+            raise ValueError(f"no task accepts any source in split {self.split!r}; see that sources hold their roles")
+        number = (
+            int(np.searchsorted(self._bounds, rng.random(), side="right")) if self.training else index % len(self.pairs)
+        )
+        source, task = self.pairs[number]
+        return self.plan_pair(source, task, self.context_size_at(index), rng)
+
+    def plan_pair(self, source: str, task: str, context_size: int, rng: np.random.Generator) -> Plan:
+        """Draws an episode of one source and task; see `plan`."""
+        cohorts, reason = self.sources[source].cohorts(self.split), ""
+        for _ in range(_DRAWS):
+            cohort = int(rng.integers(cohorts))
+            queries = self._index(source, self.split, cohort)
+            contexts = queries if cohorts > 1 else self._index(source, self.context_split, cohort)
+            if not self.tasks[task].accepts(queries):
+                reason = "the task does not accept the cohort"
+                continue
+            spec = self.tasks[task].draw(queries, rng, self.training)
+            found = queries.find(tuple(spec["query"]))
+            if not len(found):
+                reason = f"no item offers {sorted(spec['query'])}"
+                continue
+            query = queries.items[int(found[rng.integers(len(found))])]
+            numbers = self.choose_context(query, contexts, tuple(spec["context"]), context_size, rng)
+            if numbers is not None:
+                return Plan(source, task, spec, (query, *(contexts.items[number] for number in numbers)))
+            reason = (
+                f"{context_size} items with {sorted(spec['context'])} of other patients than {query.group!r} are needed"
+            )
+        raise ValueError(
+            f"task {task!r} finds no episode in split {self.split!r} of source {source!r} ({reason}); "
+            "add patients, ask for less context, or set `same_patient` or `context_split`"
+        )
+
+    def choose_context(
+        self, query: Item, contexts: Index, keys: tuple[str, ...], context_size: int, rng: np.random.Generator
+    ) -> list[int] | None:
+        """Draws distinct context items of other patients; numbers of items, or None if there are too few."""
+        found = contexts.find(keys)
+        if len(found) < context_size:
+            return None
+        chosen: list[int] = []
+        for number in found[rng.integers(len(found), size=_TRIES * context_size)]:
+            if int(number) not in chosen and self._allowed(query, contexts.items[int(number)], self.near):
+                chosen.append(int(number))
+                if len(chosen) == context_size:
+                    return chosen
+        for near in (self.near, None):
+            rest = [
+                int(n) for n in found if int(n) not in chosen and self._allowed(query, contexts.items[int(n)], near)
+            ]
+            missing = context_size - len(chosen)
+            chosen += [rest[int(n)] for n in rng.permutation(len(rest))[:missing]]
+        return chosen if len(chosen) == context_size else None
+
+    def _allowed(self, query: Item, item: Item, near: float | None) -> bool:
+        if near is not None and abs(item.position - query.position) > near:
+            return False
+        if self.same_patient:
+            return (item.case, item.slice) != (query.case, query.slice)
+        return item.group != query.group
+
+    def read(self, source: str, item: Item) -> Subject:
+        """Reads an item, or takes it from memory."""
+        return remember(self._subjects, (source, item), lambda: self.sources[source].read(item), self.remembered)
+
+    def build(self, plan: Plan, rng: np.random.Generator) -> Episode:
+        """Reads, changes and encodes a plan; returns an episode of batch size 1."""
+        task = self.tasks[plan.task]
+        keys = (plan.spec["query"], *(plan.spec["context"] for _ in plan.items[1:]))
+        read = [self.read(plan.source, item) for item in plan.items]
+        subjects = [self._fit(subject, wanted, rng) for subject, wanted in zip(read, keys, strict=True)]
+        if self.training and self.augmentation is not None:
+            subjects = self.augmentation(subjects, rng, task.is_label)
+        spec = task.complete(plan.spec, subjects, rng)
+        pairs = [self._encode(plan, subject, spec, rng) for subject in subjects]
+        mim = self.training and bool(rng.random() < task.mim)
+        episode = Episode(
+            image=pairs[0].image[None],
+            target=_target(pairs[0])[None],
+            weight=_weight(pairs[0])[None],
+            context_images=torch.stack([pair.image for pair in pairs[1:]])[None],
+            context_targets=torch.stack([_target(pair) for pair in pairs[1:]])[None],
+            context_weights=torch.stack([_weight(pair) for pair in pairs[1:]])[None],
+            is_label=torch.tensor([task.is_label]),
+            mim=torch.tensor([mim]),
+            seed=torch.tensor([int(rng.integers(2**62))]),
+            tasks=(plan.name,),
+            specs=(spec,),
+            cases=(plan.items[0].case,),
+            context_cases=(tuple(item.case for item in plan.items[1:]),),
+        )
+        return self._swap(episode, plan, subjects, rng) if self.controls else episode
+
+    def _fit(self, subject: Subject, keys: Sequence[str], rng: np.random.Generator) -> Subject:
+        if not self.training or self.crop is None:
+            return fit(subject, place(subject.shape, self.image_size, self.aspect))
+        anchor = find_anchor(subject, keys)
+        scale = (self.crop[0], self.crop[1])
+        return fit(subject, place_crop(subject.shape, self.image_size, rng, anchor, scale, self.aspect))
+
+    def _encode(self, plan: Plan, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
+        """Encodes a subject, with all channels and a target."""
+        pair = self.tasks[plan.task].encode(subject, spec, rng)
+        if pair.target is None:
+            raise ValueError(
+                f"task {plan.name!r} made no target for case {subject.item.case!r}; its spec asks for too few keys"
+            )
+        image = repeat_channels(pair.image, self.in_channels, f"images of task {plan.name!r}")
+        return replace(
+            pair, image=image, target=repeat_channels(pair.target, self.out_channels, f"targets of task {plan.name!r}")
+        )
+
+    def _swap(self, episode: Episode, plan: Plan, subjects: Sequence[Subject], rng: np.random.Generator) -> Episode:
+        """Adds the same images answered for another structure, where the task knows one."""
+        spec = self.tasks[plan.task].swap(episode.specs[0], subjects, rng)
+        if spec is None:
+            return replace(
+                episode, swap_targets=episode.context_targets, swap_target=episode.target,
+                swappable=torch.tensor([False]), swap_specs=episode.specs,
+            )  # fmt: skip
+        pairs = [self._encode(plan, subject, spec, rng) for subject in subjects]
+        return replace(
+            episode,
+            swap_targets=torch.stack([_target(pair) for pair in pairs[1:]])[None],
+            swap_target=_target(pairs[0])[None],
+            swappable=torch.tensor([True]),
+            swap_specs=(spec,),
+        )
+
+
+def check_context_size(context_size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns the smallest and the largest number of context pairs.
+
+    Raises:
+        ValueError: If it is neither a number from 1 on nor two ascending ones.
+    """
+    sizes = (context_size, context_size) if isinstance(context_size, int) else tuple(context_size)
+    if len(sizes) != 2 or not 1 <= sizes[0] <= sizes[1]:
+        raise ValueError(f"`context_size` must be at least 1, or two ascending numbers, got {context_size}")
+    return sizes[0], sizes[1]
+
+
+def find_anchor(subject: Subject, keys: Sequence[str]) -> Tensor | None:
+    """Returns the mask `(*S)` of the first class among keys such as `labels=3`; None if no class is asked for."""
+    for key in keys:
+        role, _, index = key.partition("=")
+        if index and role in subject.labels:
+            return subject.labels[role] == int(index)
+    return None
+
+
+def repeat_channels(values: Tensor, channels: int, what: str) -> Tensor:
+    """Repeats one channel `(1, *S)` to `(channels, *S)`; leaves the right number alone, refuses any other."""
+    if len(values) not in (1, channels):
+        raise ValueError(f"{what} have {len(values)} channels, but the network takes {channels}")
+    return values if len(values) == channels else values.expand(channels, *values.shape[1:])
+
+
+def remember(kept: OrderedDict[K, V], key: K, make: Callable[[], V], most: int) -> V:
+    """Returns the value of a key, making it if it is not kept; drops the value not used for longest beyond `most`."""
+    if key in kept:
+        kept.move_to_end(key)
+        return kept[key]
+    value = kept[key] = make()
+    if len(kept) > most:
+        kept.popitem(last=False)
+    return value
+
+
+def _target(pair: Pair) -> Tensor:
+    assert pair.target is not None
+    return pair.target
+
+
+def _weight(pair: Pair) -> Tensor:
+    return torch.ones(1, *pair.image.shape[1:]) if pair.weight is None else pair.weight

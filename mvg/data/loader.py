@@ -1,0 +1,105 @@
+"""Batches of episodes: disjoint over ranks, and resumable in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from mvg.data.episodes import EpisodeDataset
+from mvg.episode import Episode
+
+
+class EpisodeSampler(DistributedSampler[Episode]):
+    """Deals whole batches of consecutive indices to the ranks in turn.
+
+    It is a `DistributedSampler` so that Lightning leaves it in place. Training drops what does not fill one batch on
+    every rank, so that ranks take equally many steps; validation and test drop and repeat nothing.
+
+    Args:
+        dataset: What is sampled.
+        ranks: Number of processes.
+        rank: Number of this one.
+    """
+
+    def __init__(self, dataset: EpisodeDataset, ranks: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas=ranks, rank=rank, shuffle=False)
+        self.episodes = dataset
+        self.skipped = 0
+        self.resumed: tuple[int, int] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the episodes too; batches done before a resume are skipped in their own epoch only."""
+        super().set_epoch(epoch)
+        self.episodes.set_epoch(epoch)
+        self.skipped = self.resumed[1] if self.resumed is not None and self.resumed[0] == epoch else 0
+        self.resumed = None
+
+    def starts(self) -> range:
+        """Returns the first index of each batch of this rank."""
+        size, length = self.episodes.batch_size, len(self.episodes)
+        if self.episodes.training:
+            length -= length % (size * self.num_replicas)
+        return range(self.rank * size, length, size * self.num_replicas)
+
+    def __iter__(self) -> Iterator[Any]:
+        skipped, self.skipped = self.skipped, 0
+        for start in self.starts()[skipped:]:
+            yield from range(start, min(start + self.episodes.batch_size, len(self.episodes)))
+
+    def __len__(self) -> int:
+        size, length = self.episodes.batch_size, len(self.episodes)
+        return sum(min(size, length - start) for start in self.starts())
+
+
+class EpisodeLoader(DataLoader[Episode]):
+    """A data loader of episodes that knows which batch comes next; Lightning stores it in checkpoints.
+
+    Args:
+        dataset: What is loaded.
+        ranks: Number of processes that train together.
+        rank: Number of this one.
+        workers: Processes that prepare batches.
+        pin_memory: Copy batches to pinned memory.
+    """
+
+    def __init__(
+        self, dataset: EpisodeDataset, ranks: int = 1, rank: int = 0, workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self.done = 0
+        super().__init__(
+            dataset,
+            batch_size=dataset.batch_size,
+            sampler=EpisodeSampler(dataset, ranks, rank),
+            num_workers=workers,
+            collate_fn=Episode.collate,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker if workers else None,
+        )
+
+    @property
+    def _episodes(self) -> EpisodeSampler:
+        return cast(EpisodeSampler, self.sampler)
+
+    def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
+        self.done = self._episodes.skipped
+        for batch in super().__iter__():
+            self.done += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the epoch and the number of its batches that were handed out."""
+        return {"epoch": self._episodes.episodes.epoch, "done": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues after the batches that were handed out; takes effect when the sampler is given that epoch."""
+        self._episodes.resumed = (state["epoch"], state["done"])
+
+
+def start_worker(_: int) -> None:
+    """Keeps every worker to one thread, so that workers do not compete for the cores."""
+    torch.set_num_threads(1)

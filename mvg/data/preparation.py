@@ -1,0 +1,200 @@
+"""One case from its files to what is stored: roles on one grid, grey values in [0, 1], slices cut and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mvg.data.cache import Stored
+from mvg.data.geometry import to_slices
+from mvg.data.intensity import FullScale, Intensity, Percentiles, normalise
+from mvg.data.readers import (
+    FloatArray,
+    Picture,
+    Volume,
+    check_labels,
+    is_volume,
+    read_picture,
+    read_volume,
+    resample,
+)
+
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+SLICES = (*AXES, "auto")
+_AIR = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the cases of one source are prepared.
+
+    Attributes:
+        label_roles: Roles that hold class indices.
+        reference: Role whose grid all others are brought onto.
+        intensity: Role to its rule; `FullScale` for pictures and `Percentiles` for volumes where none is given.
+        slices: How volumes are cut: an axis, "auto", or None to keep them whole.
+        classes: Label role to its known classes; all are allowed for a role that is missing here.
+        trim: Cut volumes to the box outside of which the reference image is air.
+    """
+
+    label_roles: frozenset[str]
+    reference: str
+    intensity: Mapping[str, Intensity]
+    slices: str | None
+    classes: Mapping[str, frozenset[int]]
+    trim: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared case.
+
+    Attributes:
+        arrays: Role to `(n, *S)`, n slices (1 for whole subjects); images as uint8 or uint16 over their full scale.
+        spacing: Pixel size along S in mm; empty where unknown.
+        ranges: Image role to the values of the file that became 0 and 1.
+        content: For each of the n, the share of pixels of the reference image that are not air.
+        counts: Label role to class to the number of its pixels in each of the n.
+    """
+
+    arrays: dict[str, Stored]
+    spacing: tuple[float, ...]
+    ranges: dict[str, tuple[float, float]]
+    content: list[float]
+    counts: dict[str, dict[str, list[int]]]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns everything but the arrays as plain values."""
+        shape = next(iter(self.arrays.values())).shape
+        return {
+            "count": shape[0],
+            "shape": list(shape[1:]),
+            "spacing": list(self.spacing),
+            "ranges": {role: list(limits) for role, limits in self.ranges.items()},
+            "content": self.content,
+            "counts": self.counts,
+        }
+
+
+def prepare(files: Mapping[str, Path], recipe: Recipe) -> Prepared:
+    """Reads, aligns, normalises and counts one case.
+
+    Args:
+        files: Role to file; the reference role among them.
+        recipe: How.
+
+    Raises:
+        ValueError: If a file is damaged or does not fit the others; the message names it.
+    """
+    if is_volume(files[recipe.reference]):
+        grids, spacing = _read_volumes(files, recipe)
+    else:
+        grids, spacing = _read_pictures(files, recipe), ()
+    arrays: dict[str, Stored] = {}
+    ranges: dict[str, tuple[float, float]] = {}
+    for role, (values, inside, full_scale) in grids.items():
+        if role in recipe.label_roles:
+            check_labels(values, files[role], recipe.classes.get(role, frozenset()))
+            arrays[role] = values.astype(np.uint8 if values.max() < 256 else np.uint16)
+            continue
+        rule = recipe.intensity.get(role, Percentiles() if full_scale is None else FullScale())
+        ranges[role] = rule.limits(values if inside is None else values[inside], full_scale)
+        arrays[role] = store(
+            np.where(True if inside is None else inside, normalise(values, ranges[role]), 0), full_scale, ranges[role]
+        )
+    content = (load(arrays[recipe.reference]) > _AIR).reshape(len(arrays[recipe.reference]), -1).mean(1)
+    counts = {role: _count(arrays[role]) for role in arrays if role in recipe.label_roles}
+    return Prepared(arrays, spacing, ranges, [round(float(share), 4) for share in content], counts)
+
+
+Grid = tuple[FloatArray, NDArray[np.bool_] | None, float | None]
+"""Values `(n, *S)`, mask of the common field of view (None: all), full scale of the pixel type (None: volumes)."""
+
+
+def _read_pictures(files: Mapping[str, Path], recipe: Recipe) -> dict[str, Grid]:
+    pictures: dict[str, Picture] = {}
+    for role, path in files.items():
+        if is_volume(path):
+            raise ValueError(f"{path}: role {role!r} is a volume, but {files[recipe.reference].name} is a picture")
+        pictures[role] = read_picture(path, role in recipe.label_roles)
+    wanted = pictures[recipe.reference].values.shape
+    for picture in pictures.values():
+        if picture.values.shape != wanted:
+            raise ValueError(f"{picture.path}: must be of size {wanted} like its image, got {picture.values.shape}")
+    return {role: (picture.values[None], None, picture.full_scale) for role, picture in pictures.items()}
+
+
+def _read_volumes(files: Mapping[str, Path], recipe: Recipe) -> tuple[dict[str, Grid], tuple[float, ...]]:
+    """Brings all roles onto the reference's grid, cut to the box that all images see."""
+    for role, path in files.items():
+        if not is_volume(path):
+            raise ValueError(f"{path}: role {role!r} is a picture, but {files[recipe.reference].name} is a volume")
+    reference = read_volume(files[recipe.reference])
+    seen = np.ones(reference.values.shape, dtype=bool)
+    volumes: dict[str, Volume] = {}
+    for role, path in files.items():
+        is_label = role in recipe.label_roles
+        volume = reference if role == recipe.reference else read_volume(path)
+        volumes[role], field = resample(volume, reference, is_label)
+        seen &= True if is_label else field
+    if not seen.any():
+        raise ValueError(f"{reference.path}: the images of this case do not overlap; check their affines")
+    wanted = seen
+    if recipe.trim:
+        rule = recipe.intensity.get(recipe.reference, Percentiles())
+        wanted = seen & (normalise(reference.values, rule.limits(reference.values[seen], None)) > _AIR)
+        wanted = wanted if wanted.any() else seen
+    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in wanted.nonzero())
+    inside = None if seen[box].all() else seen[box]
+    axis = slicing_axis(replace(reference, values=reference.values[box]), recipe.slices)
+    grids: dict[str, Grid] = {}
+    for role, volume in volumes.items():
+        values = volume.values[box] if inside is None else np.where(inside, volume.values[box], 0)
+        grids[role] = (_cut(values, axis), None if inside is None else _cut(inside, axis), None)
+    spacing = reference.spacing
+    if axis is not None:
+        column, row = (other for other in range(3) if other != axis)
+        return grids, (spacing[row], spacing[column])
+    return grids, spacing
+
+
+def slicing_axis(volume: Volume, slices: str | None) -> int | None:
+    """Returns the axis along which a volume is cut; "auto" takes the largest spacing, then the fewest voxels."""
+    if slices is None:
+        return None
+    if slices != "auto":
+        return AXES[slices]
+    return max(range(3), key=lambda axis: (round(volume.spacing[axis], 2), -volume.values.shape[axis]))
+
+
+def _cut(values: Any, axis: int | None) -> Any:
+    """Cuts `(X, Y, Z)` into `(n, H, W)`, or keeps it whole as `(1, X, Y, Z)`."""
+    if axis is None:
+        return values[None]
+    return np.ascontiguousarray(to_slices(torch.from_numpy(np.ascontiguousarray(values)), axis).numpy())
+
+
+def _count(label: Stored) -> dict[str, list[int]]:
+    """Counts the pixels of each class but 0 in each slice of `(n, *S)`."""
+    flat = label.reshape(len(label), -1)
+    return {str(int(index)): (flat == index).sum(1).tolist() for index in np.unique(flat) if index != 0}
+
+
+def store(values: FloatArray, full_scale: float | None, limits: tuple[float, float]) -> Stored:
+    """Turns [0, 1] into whole numbers: 8 bits where that loses nothing, else 16 (an error below 1e-5); any shape."""
+    exact = full_scale == 255.0 and limits == (0.0, 255.0)
+    kind, scale = (np.uint8, 255) if exact else (np.uint16, 65535)
+    stored: Stored = np.round(values * np.float32(scale)).astype(kind)
+    return stored
+
+
+def load(stored: Stored) -> FloatArray:
+    """Turns stored whole numbers back into [0, 1]; any shape."""
+    scale = 255 if stored.dtype == np.uint8 else 65535
+    return np.multiply(stored, np.float32(1 / scale), dtype=np.float32)
