@@ -97,6 +97,14 @@ def ssim(
     Returns:
         NaN if the mask is empty.
     """
+    similarity = ssim_map(painted, target, data_range, sigma)
+    if mask is None:
+        similarity = _interior(similarity, _radius(sigma))
+    return float(_inside(similarity, mask).mean())
+
+
+def ssim_map(painted: Tensor, target: Tensor, data_range: float = 1.0, sigma: float = 1.5) -> Tensor:
+    """Returns the structural similarity around every pixel, `(C, *S)`, float64; see `ssim`."""
     first, second = _plain(painted, target), _plain(target, painted)
     moments = torch.stack([first, second, first * first, second * second, first * second])
     for axis in range(2, moments.ndim):
@@ -104,11 +112,8 @@ def ssim(
     mean, other, square, other_square, product = moments
     luminance, contrast = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     variance = square - mean * mean + other_square - other * other
-    similarity = (2 * mean * other + luminance) * (2 * (product - mean * other) + contrast)
-    similarity = similarity / ((mean * mean + other * other + luminance) * (variance + contrast))
-    if mask is None:
-        similarity = _interior(similarity, _radius(sigma))
-    return float(_inside(similarity, mask).mean())
+    similarity: Tensor = (2 * mean * other + luminance) * (2 * (product - mean * other) + contrast)
+    return similarity / ((mean * mean + other * other + luminance) * (variance + contrast))
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Denoising(Task):
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
         """PSNR, SSIM and mean absolute error in the foreground of the clean image; NaN if that is empty."""
         target = truth(pair, spec["channels"])
-        return image_scores(clamped(painted, spec["channels"]), target, foreground(target))
+        return image_scores(clamped(painted, spec["channels"]), target, {"": foreground(target)})
 
 
 def add_noise(clean: Tensor, kind: Noise, level: float, rng: np.random.Generator) -> Tensor:

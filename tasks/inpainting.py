@@ -141,10 +141,8 @@ class Inpainting(Task):
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
         """PSNR, SSIM and mean absolute error inside the hole, and in the foreground; NaN where that is empty."""
         target = truth(pair, spec["channels"])
-        answer = clamped(painted, spec["channels"])
-        inside = image_scores(answer, target, hole_of(pair))
-        scores = {f"{name}_hole": value for name, value in inside.items()}
-        return {**scores, **image_scores(answer, target, foreground(target))}
+        masks = {"_hole": hole_of(pair), "": foreground(target)}
+        return image_scores(clamped(painted, spec["channels"]), target, masks)
 
 
 def hole_of(pair: Pair) -> Tensor:
@@ -228,13 +226,17 @@ def blob_field(shape: tuple[int, ...], points: np.ndarray, rng: np.random.Genera
 
 
 def stroke_field(shape: tuple[int, ...], points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Distance from winding lines that start at points; made on at most 32 pixels an axis, as it is smooth."""
-    steps = rng.standard_normal((16, *points.shape))
+    """Distance from winding lines that start at points and bounce off the border.
+
+    It is smooth, so that large grids are interpolated from one of about 32,768 pixels.
+    """
+    steps = rng.standard_normal((24, *points.shape))
     for place in range(1, len(steps)):
-        steps[place] = 0.8 * steps[place - 1] + 0.6 * steps[place]
-    steps *= 0.04 / np.linalg.norm(steps, axis=-1, keepdims=True).clip(1e-6)
-    lines = (points + steps.cumsum(0)).reshape(-1, len(shape))
-    field = _distance(_axes(shape, most=32), np.concatenate([points, lines]))
+        steps[place] = 0.9 * steps[place - 1] + 0.45 * steps[place]
+    steps *= 0.02 / np.linalg.norm(steps, axis=-1, keepdims=True).clip(1e-6)
+    walls = np.array(shape) / max(shape)
+    lines = walls - abs(walls - abs(points + steps.cumsum(0)))
+    field = _distance(_axes(shape, most=round(32768 ** (1 / len(shape)))), np.concatenate([points, *lines]))
     return _resize(torch.from_numpy(field)[None, None], shape)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -93,19 +93,21 @@ def foreground(reference: Tensor) -> Tensor:
     return (reference > FOREGROUND).any(0)
 
 
-def image_scores(painted: Tensor, target: Tensor, mask: Tensor) -> dict[str, float]:
-    """PSNR in dB, SSIM and mean absolute error inside a mask, with the data range 1.
+def image_scores(painted: Tensor, target: Tensor, masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """PSNR in dB, SSIM and mean absolute error inside of masks, with the data range 1; NaN where one is empty.
 
     Args:
         painted: `(C, *S)`.
         target: `(C, *S)`.
-        mask: `(*S)`, bool.
+        masks: What the names of the scores end in, to the pixels that count, `(*S)`, bool.
     """
-    return {
-        "psnr": metrics.psnr(painted, target, mask),
-        "ssim": metrics.ssim(painted, target, mask),
-        "mae": metrics.mae(painted, target, mask),
-    }
+    similarity = metrics.ssim_map(painted, target)
+    scores = {}
+    for ending, mask in masks.items():
+        scores[f"psnr{ending}"] = metrics.psnr(painted, target, mask)
+        scores[f"ssim{ending}"] = float(similarity[:, mask.cpu()].mean())
+        scores[f"mae{ending}"] = metrics.mae(painted, target, mask)
+    return scores
 
 
 def check_share(name: str, value: float) -> None:

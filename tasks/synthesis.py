@@ -85,7 +85,7 @@ class Synthesis(Task):
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
         """PSNR, SSIM and mean absolute error in the foreground of the true image; NaN if that is empty."""
         target = truth(pair, spec["channels"])
-        return image_scores(clamped(painted, spec["channels"]), target, foreground(target))
+        return image_scores(clamped(painted, spec["channels"]), target, {"": foreground(target)})
 
     def swap(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec | None:
         """Asks for another of the targets that the query and all context images hold."""

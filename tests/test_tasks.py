@@ -240,12 +240,8 @@ def test_an_index_without_the_roles_is_not_accepted(task):
 def test_drawing_fails_by_name_where_nothing_is_offered():
     index = Index([Item("a", "a", frozenset(["image", "labels", "labels=2"]))])
     rng = np.random.default_rng(0)
-    tasks = [
-        (Segmentation(classes=[1]), r"classes \[1\]"),
-        (Synthesis(), "a source"),
-        (TASKS["given hole"], "the hole"),
-    ]
-    for task, text in failing:
+    cut = TASKS["given hole"]
+    for task, text in [(Segmentation(classes=[1]), r"classes \[1\]"), (Synthesis(), "a source"), (cut, "the hole")]:
         assert not task.accepts(index)
         with pytest.raises(ValueError, match=text):
             task.draw(index, rng, True)
