@@ -1,0 +1,293 @@
+"""Attention that never holds tokens x tokens numbers for all heads: with relative positions, and in the order of tiles.
+
+Two ways lead to the same result. On a CPU in full precision `_ChunkedAttention` works through blocks of
+scores that stay in the cache, and makes them again for the gradients. Everywhere else PyTorch's fused attention runs, with
+relative positions written as extra channels of queries and keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from mvg.models.position import relative_offsets, resize_table
+
+__all__ = ["attention", "ordered_attention", "relative_attention"]
+
+BLOCK_SCORES = 1 << 22
+"""Scores that are held at a time, 16 MiB in float32: small beside the network, large beside the cost of starting an operation."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+    """Softmax attention, without a mask.
+
+    Args:
+        q: Queries, `(B, heads, tokens, head_dim)`.
+        k: Keys, `(B, heads, keys, head_dim)`.
+        v: Values, `(B, heads, keys, head_dim)`.
+        scale: Factor of the scores; None for `head_dim ** -0.5`.
+
+    Returns:
+        `(B, heads, tokens, head_dim)`.
+    """
+    return relative_attention(q, k, v, (), (), scale=scale)
+
+
+def relative_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], grid: Sequence[int], *, scale: float | None = None
+) -> Tensor:
+    """Softmax attention over a token grid with decomposed relative positions.
+
+    The score of a query and a key is `scale * q . k`, plus `q . table[n - 1 + (query - key)]` for each axis, where
+    query and key are positions along this axis of n tokens; there q is not scaled.
+
+    Args:
+        q: Queries, `(B, heads, tokens, head_dim)`, tokens of the grid in row-major order.
+        k: Keys, like `q`.
+        v: Values, like `q`.
+        tables: One a grid axis, `(rows, head_dim)`, interpolated where `rows` is not `2 * n - 1`.
+        grid: Tokens along each axis, `(H, W)` or `(D, H, W)`.
+        scale: Factor of the scores; None for `head_dim ** -0.5`.
+
+    Returns:
+        `(B, heads, tokens, head_dim)`.
+
+    Raises:
+        ValueError: If tables, grid and tokens do not fit together.
+    """
+    if len(tables) != len(grid):
+        raise ValueError(f"a grid of {len(grid)} axes needs as many tables, got {len(tables)}")
+    if grid and {math.prod(grid)} != {q.shape[2], k.shape[2]}:
+        raise ValueError(f"grid {tuple(grid)} must hold every token, got {q.shape[2]} queries and {k.shape[2]} keys")
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    tables = [resize_table(table, size) for table, size in zip(tables, grid, strict=True)]
+    if _chunks_pay(q):
+        out: Tensor = _ChunkedAttention.apply(q, k, v, scale, tuple(grid), *tables)
+        return out
+    return _fused_attention(q, k, v, tables, grid, scale)
+
+
+def _chunks_pay(q: Tensor) -> bool:
+    full = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+    return full and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+
+
+def _relative_terms(q: Tensor, tables: Sequence[Tensor], grid: Sequence[int]) -> list[Tensor]:
+    """Returns for each axis what a query adds to its score with each position along it, `(G, tokens, n)` of q `(G, tokens, d)`."""
+    terms = []
+    for axis, (table, size) in enumerate(zip(tables, grid, strict=True)):
+        offsets = table[relative_offsets(size, table.device)]
+        lines = _lines(q, grid, axis)
+        terms.append(torch.einsum("gbnad,nkd->gbnak", lines, offsets).reshape(*q.shape[:2], size))
+    return terms
+
+
+def _lines(x: Tensor, grid: Sequence[int], axis: int) -> Tensor:
+    """Views `(G, tokens, c)` as `(G, before, n, after, c)`, n the tokens along one axis."""
+    return x.reshape(x.shape[0], math.prod(grid[:axis]), grid[axis], math.prod(grid[axis + 1 :]), x.shape[-1])
+
+
+def _fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], grid: Sequence[int], scale: float
+) -> Tensor:
+    """Relative attention as PyTorch's fused attention: queries carry their terms, keys one-hot coordinates.
+
+    Widths of q, k and v are made equal, and a multiple of 8, as the fused kernels ask for.
+    """
+    if not tables:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    terms = [term.view(*q.shape[:3], -1).to(q.dtype) for term in _relative_terms(q.flatten(0, 1), tables, grid)]
+    axes = [torch.eye(size, dtype=k.dtype, device=k.device) for size in grid]
+    places = torch.meshgrid(*[torch.arange(size, device=k.device) for size in grid], indexing="ij")
+    one_hot = torch.cat([axis[place.flatten()] for axis, place in zip(axes, places, strict=True)], dim=1)
+    extra = sum(grid)
+    padding = -(q.shape[-1] + extra) % 8
+    wide_q = F.pad(torch.cat([q * scale, *terms], dim=-1), (0, padding))
+    wide_k = F.pad(torch.cat([k, one_hot.expand(*k.shape[:3], extra)], dim=-1), (0, padding))
+    wide_v = F.pad(v, (0, extra + padding))
+    return F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)[..., : v.shape[-1]]
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Joins batch and heads, and packs rows: a copy costs little, products of spread-out rows take twice the time."""
+    return x.flatten(0, 1).contiguous()
+
+
+class _Chunks:
+    """Scores of attention, block by block, written over each other in one piece of memory.
+
+    Args:
+        q: Queries times scale, `(G, tokens, head_dim)`, G heads of all items of the batch.
+        k: `(G, keys, head_dim)`.
+        terms: What is added for the position along each axis, `(G, tokens, n)`.
+        grid: Tokens along each axis; empty without terms.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, terms: Sequence[Tensor], grid: Sequence[int]) -> None:
+        self.q, self.k, self.terms, self.grid = q, k, terms, grid
+        heads, tokens, keys = q.shape[0], q.shape[1], k.shape[1]
+        rows = math.ceil(tokens / math.ceil(tokens / max(1, BLOCK_SCORES // keys)))
+        group = max(1, min(heads, BLOCK_SCORES // (rows * keys)))
+        self.spans = [(head, row) for head in _spans(heads, group) for row in _spans(tokens, rows)]
+        self.size = group * rows * keys
+
+    def buffer(self) -> Tensor:
+        """Returns memory for the largest block."""
+        return self.q.new_empty(self.size)
+
+    def fit(self, buffer: Tensor, q: Tensor) -> Tensor:
+        """Views the part of a buffer that holds the scores of `q`."""
+        shape = (*q.shape[:2], self.k.shape[1])
+        return buffer[: math.prod(shape)].view(shape)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yields heads, query rows and their scores `(heads, rows, keys)`, which the next block overwrites."""
+        buffer = self.buffer()
+        for heads, rows in self.spans:
+            q = self.q[heads, rows]
+            scores = torch.bmm(q, self.k[heads].mT, out=self.fit(buffer, q))
+            for axis, term in enumerate(self.terms):
+                along = [size if axis == other else 1 for other, size in enumerate(self.grid)]
+                scores.view(*q.shape[:2], *self.grid).add_(term[heads, rows].reshape(*q.shape[:2], *along))
+            yield heads, rows, scores
+
+
+def _spans(total: int, step: int) -> list[slice]:
+    return [slice(start, end) for start, end in pairwise([*range(0, total, step), total])]
+
+
+class _ChunkedAttention(torch.autograd.Function):
+    """Relative attention in blocks of queries; keeps its inputs, its output and one number a query for the gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, grid: tuple[int, ...], *tables: Tensor
+    ) -> Tensor:
+        queries, values = _flat(q), _flat(v)
+        chunks = _Chunks(queries * scale, _flat(k), _relative_terms(queries, tables, grid), grid)
+        out, log_sum = torch.empty_like(queries), queries.new_empty(*queries.shape[:2], 1)
+        for heads, rows, scores in chunks:
+            highest = scores.amax(dim=-1, keepdim=True)
+            weights = scores.sub_(highest).exp_()
+            total = weights.sum(dim=-1, keepdim=True)
+            out[heads, rows] = torch.bmm(weights, values[heads]).div_(total)
+            log_sum[heads, rows] = total.log_().add_(highest)
+        # heads inside tokens in memory: joining them, which comes next in any block, then costs and keeps no copy
+        out = out.view(q.shape).transpose(1, 2).contiguous().transpose(1, 2)
+        ctx.save_for_backward(q, k, v, out, log_sum, *tables)
+        ctx.scale, ctx.grid = scale, grid
+        return out
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, log_sum, *tables = ctx.saved_tensors
+        mean = (grad * out).sum(dim=-1, keepdim=True).flatten(0, 1)
+        queries, values, grad = _flat(q), _flat(v), _flat(grad)
+        chunks = _Chunks(queries * ctx.scale, _flat(k), _relative_terms(queries, tables, ctx.grid), ctx.grid)
+        grad_q, grad_k, grad_v = torch.empty_like(queries), torch.zeros_like(chunks.k), torch.zeros_like(values)
+        grad_terms = [torch.empty_like(term) for term in chunks.terms]
+        buffer = chunks.buffer()
+        for heads, rows, scores in chunks:
+            weights = scores.sub_(log_sum[heads, rows]).exp_()
+            block = grad[heads, rows]
+            grad_v[heads].baddbmm_(weights.mT, block)
+            grad_scores = torch.bmm(block, values[heads].mT, out=chunks.fit(buffer, block))
+            grad_scores.sub_(mean[heads, rows]).mul_(weights)
+            grad_k[heads].baddbmm_(grad_scores.mT, chunks.q[heads, rows])
+            grad_q[heads, rows] = torch.bmm(grad_scores, chunks.k[heads])
+            for axis, grad_term in enumerate(grad_terms):
+                grad_term[heads, rows] = _sum_but(grad_scores, ctx.grid, axis)
+        grad_q.mul_(ctx.scale)
+        grad_tables = _relative_backward(queries, grad_terms, tables, ctx.grid, grad_q)
+        return grad_q.view(q.shape), grad_k.view(k.shape), grad_v.view(v.shape), None, None, *grad_tables
+
+
+def _sum_but(x: Tensor, grid: Sequence[int], axis: int) -> Tensor:
+    """Sums `(G, rows, keys)` over the keys of every position along one axis, to `(G, rows, n)`."""
+    folded = x.view(*x.shape[:2], math.prod(grid[:axis]), grid[axis], -1)
+    others = [dim for dim in (2, 4) if folded.shape[dim] > 1]
+    return (folded.sum(dim=others, keepdim=True) if others else folded).reshape(*x.shape[:2], -1)
+
+
+def _relative_backward(
+    q: Tensor, grad_terms: Sequence[Tensor], tables: Sequence[Tensor], grid: Sequence[int], grad_q: Tensor
+) -> list[Tensor]:
+    """Returns the gradients of the tables that come through `_relative_terms`, and adds that of q `(G, tokens, d)`."""
+    grad_tables = []
+    for axis, (grad_term, table) in enumerate(zip(grad_terms, tables, strict=True)):
+        offsets = relative_offsets(grid[axis], table.device)
+        lines, grad_lines = _lines(q, grid, axis), _lines(grad_term, grid, axis)
+        grad_q.add_(torch.einsum("gbnak,nkd->gbnad", grad_lines, table[offsets]).reshape(grad_q.shape))
+        grad_pairs = torch.einsum("gbnak,gbnad->nkd", grad_lines, lines)
+        grad_tables.append(torch.zeros_like(table).index_add_(0, offsets.flatten(), grad_pairs.flatten(0, 1)))
+    return grad_tables
+
+
+def ordered_attention(
+    q_context: Tensor,
+    k_context: Tensor,
+    v_context: Tensor,
+    q_query: Tensor,
+    k_query: Tensor,
+    v_query: Tensor,
+    past: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention in the order of tiles: what was shown never looks at what is asked.
+
+    Context tile i attends to the context tiles up to itself. Query tile j attends to the context tiles before it and
+    to itself. With T context tiles there are up to T + 1 query tiles, so one pass asks for the answer after 0, 1,
+    ..., T examples. `past` puts cached tiles before all of these:
+
+    * training: T context tiles, T + 1 query tiles;
+    * reading a context (or more of it): T context tiles, no query tiles, `past` for what was read already;
+    * answering: no context tiles, one query tile, `past` the keys and values of the context.
+
+    Args:
+        q_context: `(B, heads, T, tokens, head_dim)`, T of any number, also 0.
+        k_context: `(B, heads, T, tokens, head_dim)`.
+        v_context: `(B, heads, T, tokens, head_dim)`.
+        q_query: `(B, heads, Q, tokens, head_dim)`, Q from 0 to T + 1; tokens may be another number than in context.
+        k_query: `(B, heads, Q, tokens, head_dim)`.
+        v_query: `(B, heads, Q, tokens, head_dim)`.
+        past: Keys and values of P cached context tiles, `(B or 1, heads, P, tokens, head_dim)` each.
+
+    Returns:
+        Outputs for context and query tiles, in the shapes of `q_context` and `q_query`.
+
+    Raises:
+        ValueError: If there are more query tiles than contexts to ask after.
+    """
+    tiles, asked = q_context.shape[2], q_query.shape[2]
+    if asked > tiles + 1:
+        raise ValueError(f"{tiles} context tiles allow at most {tiles + 1} query tiles, got {asked}")
+    if past is not None:
+        k_context, v_context = (_after(old, new) for old, new in zip(past, (k_context, v_context), strict=True))
+    known = k_context.shape[2] - tiles
+    tokens = k_context.shape[3]
+    k_context, v_context = k_context.flatten(2, 3), v_context.flatten(2, 3)
+    out_context, out_query = torch.empty_like(q_context), torch.empty_like(q_query)
+    shown, answers = [], []
+    for tile in range(tiles):
+        seen = slice(0, (known + tile + 1) * tokens)
+        shown.append(attention(q_context[:, :, tile], k_context[:, :, seen], v_context[:, :, seen]))
+    for tile in range(asked):
+        seen = slice(0, (known + tile) * tokens)
+        k = torch.cat([k_context[:, :, seen], k_query[:, :, tile]], dim=2)
+        v = torch.cat([v_context[:, :, seen], v_query[:, :, tile]], dim=2)
+        answers.append(attention(q_query[:, :, tile], k, v))
+    out_context = torch.stack(shown, dim=2) if shown else out_context
+    out_query = torch.stack(answers, dim=2) if answers else out_query
+    return out_context, out_query
+
+
+def _after(old: Tensor, new: Tensor) -> Tensor:
+    """Joins cached and new tiles; a cache of batch size 1 serves any batch."""
+    return torch.cat([old.expand(new.shape[0], *old.shape[1:]), new], dim=2)
