@@ -104,6 +104,11 @@ class Episode:
     def __len__(self) -> int:
         return self.image.shape[0]
 
+    def first(self, number: int) -> Episode:
+        """Returns the first episodes of the batch."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[:number] for k, v in values.items() if v is not None})
+
     def _map(self, move: Any) -> Episode:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: move(v) for k, v in values.items() if isinstance(v, Tensor)})

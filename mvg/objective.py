@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,8 +30,8 @@ class Objective(metaclass=Configurable):
         dice: Weight of soft Dice on label targets.
         gradient: Weight of the L1 distance of finite differences on image targets.
         sharpness: Factor from paint to logit.
-        foreground: Share of the smooth-L1 on label targets that the foreground (any channel of the target away from
-            the background colour) gets, however small it is; 0 weighs all pixels alike. [0, 1).
+        background: Weight of smooth-L1 on label targets where all channels of the target are 0 (the released MVG: 0.1).
+        std: Errors of smooth-L1 are divided by it, one value a channel or one for all.
     """
 
     def __init__(
@@ -41,15 +43,16 @@ class Objective(metaclass=Configurable):
         dice: float = 0.0,
         gradient: float = 0.0,
         sharpness: float = 8.0,
-        foreground: float = 0.0,
+        background: float = 1.0,
+        std: Sequence[float] = (1.0,),
     ) -> None:
         if beta < 0:
             raise ValueError(f"`beta` must not be negative, got {beta}")
-        if not 0 <= foreground < 1:
-            raise ValueError(f"`foreground` must be in [0, 1), got {foreground}")
+        if background < 0:
+            raise ValueError(f"`background` must not be negative, got {background}")
         self.beta, self.regression, self.label_regression = beta, regression, label_regression
         self.cross_entropy, self.dice, self.gradient = cross_entropy, dice, gradient
-        self.sharpness, self.foreground = sharpness, foreground
+        self.sharpness, self.background, self.std = sharpness, background, tuple(std)
 
     def __call__(self, painted: Tensor, target: Tensor, weight: Tensor, is_label: Tensor) -> Tensor:
         """Returns the loss of each episode, `(B,)`.
@@ -62,14 +65,15 @@ class Objective(metaclass=Configurable):
         """
         label = is_label.to(painted.dtype)
         loss = painted.new_zeros(len(painted))
-        error = smooth_l1(painted - target, self.beta).mean(1, keepdim=True)
+        std = painted.new_tensor(self.std).view(-1, *(1,) * (painted.ndim - 2))
+        error = smooth_l1((painted - target) / std, self.beta).mean(1, keepdim=True)
         if self.regression:
             loss = loss + self.regression * (1 - label) * mean(error, weight)
         if self.gradient:
             loss = loss + self.gradient * (1 - label) * difference_loss(painted, target, weight)
         if self.label_regression:
-            balanced = self.balance(target, weight) if self.foreground else weight
-            loss = loss + self.label_regression * label * mean(error, balanced)
+            empty = (target.amax(1, keepdim=True) <= 0).to(weight.dtype)
+            loss = loss + self.label_regression * label * mean(error, weight * (1 - empty * (1 - self.background)))
         if self.cross_entropy or self.dice:
             logit = self.sharpness * (painted - 0.5)
             if self.cross_entropy:
@@ -78,16 +82,6 @@ class Objective(metaclass=Configurable):
             if self.dice:
                 loss = loss + self.dice * label * soft_dice_loss(torch.sigmoid(logit), target, weight)
         return loss
-
-    def balance(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Reweighs pixels so that the foreground has the share `foreground` of the whole; `(B, 1, *S)`."""
-        painted = (target.amax(1, keepdim=True) > 0).to(weight.dtype)
-        inside, outside = total(weight * painted), total(weight * (1 - painted))
-        share = self.foreground * (inside > 0) * (outside > 0)
-        scale_in = torch.where(share > 0, share * (inside + outside) / inside.clamp(min=1e-6), 1.0)
-        scale_out = torch.where(share > 0, (1 - share) * (inside + outside) / outside.clamp(min=1e-6), 1.0)
-        view = (-1,) + (1,) * (weight.ndim - 1)
-        return weight * (painted * scale_in.view(view) + (1 - painted) * scale_out.view(view))
 
 
 def smooth_l1(error: Tensor, beta: float) -> Tensor:

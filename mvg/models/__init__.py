@@ -1,0 +1,8 @@
+"""Networks, a file each, and their parts."""
+
+from mvg.models.base import InContextModel
+from mvg.models.canvas_vit import CanvasViT
+from mvg.models.decoder import TwoConvHead, UNetDecoder
+from mvg.models.stem import ConvStem, PatchStem
+
+__all__ = ["CanvasViT", "ConvStem", "InContextModel", "PatchStem", "TwoConvHead", "UNetDecoder"]

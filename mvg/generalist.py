@@ -1,0 +1,188 @@
+"""Generalist: the Lightning module around any in-context network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from mvg.episode import Episode, Pair
+from mvg.models.base import InContextModel
+from mvg.models.initialise import initialise
+from mvg.report import Report
+from mvg.task import Task
+
+
+def adamw(parameters: Iterable[Any]) -> Optimizer:
+    """Makes the default optimizer: AdamW, learning rate 1e-3, betas 0.9 and 0.999."""
+    return AdamW(parameters, lr=1e-3)
+
+
+class Generalist(pl.LightningModule):
+    """Trains and tests an in-context network on the episodes of a data module.
+
+    The learning rate warms up linearly and follows half a cosine to zero, over the steps of the trainer or over
+    `minutes` of training time. Validation scores every task by its own metrics (`val/<source>/<task>/<metric>`) and
+    sums them up as `val/score`, the mean of the tasks' primary metrics (Dice and average precision as they are, PSNR
+    divided by 40 dB). Testing compares the network with trivial answers and controls, and writes a report.
+
+    Args:
+        network: The network.
+        optimizer: Makes the optimizer from parameter groups.
+        weight_decay: Weight decay of matrices; biases, norms and codes have none.
+        layer_decay: Factor on the learning rate from each block to the one before it; 1 for none.
+        warmup: Share of training in which the learning rate rises, [0, 1).
+        minutes: Ends training after this many minutes, and anneals over them; None to train by steps or epochs.
+        pretrained: Name of a plain timm ViT (downloads its weights) or a local file of ViT weights to start from.
+        weights: Folder of trained weights to start from, `<run>/weights` of another fit.
+    """
+
+    def __init__(
+        self,
+        network: InContextModel,
+        optimizer: OptimizerCallable = adamw,
+        weight_decay: float = 0.05,
+        layer_decay: float = 1.0,
+        warmup: float = 0.05,
+        minutes: float | None = None,
+        pretrained: str | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"`warmup` must be in [0, 1), got {warmup}")
+        if pretrained and weights:
+            raise ValueError("start from `pretrained` or from `weights`, not from both")
+        self.save_hyperparameters(ignore=["network", "optimizer", "weights", "pretrained"])
+        self.network, self.optimizer = network, optimizer
+        self.weight_decay, self.layer_decay, self.warmup, self.minutes = weight_decay, layer_decay, warmup, minutes
+        self.pretrained, self.weights = pretrained, weights
+        self.tasks: dict[str, Task] = {}
+        self.scores = nn.ModuleDict()
+        self.report = Report()
+        self._spent = 0.0
+        self._last = 0.0
+
+    def forward(self, image: Tensor, context_images: Tensor, context_targets: Tensor) -> Tensor:
+        """Paints queries; see `InContextModel.forward`."""
+        painted: Tensor = self.network(image, context_images, context_targets)
+        return painted
+
+    # ------------------------------------------------------------------ set-up
+
+    def setup(self, stage: str) -> None:
+        """Loads starting weights and makes the metrics of every task, the same on all processes."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            initialise(self.network, self.pretrained, self.weights)
+        self.tasks = dict(self.trainer.datamodule.named_tasks)  # type: ignore[attr-defined]
+        self.scores = nn.ModuleDict(
+            {name: nn.ModuleDict({metric: MeanMetric() for metric in task.metrics}) for name, task in self.tasks.items()}
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Groups parameters by weight decay and depth, and makes optimizer and schedule."""
+        exempt = getattr(self.network, "no_weight_decay", set)()
+        if self.layer_decay != 1:
+            groups = param_groups_layer_decay(
+                self.network, self.weight_decay, no_weight_decay_list=exempt, layer_decay=self.layer_decay
+            )
+        else:
+            groups = param_groups_weight_decay(self.network, self.weight_decay, no_weight_decay_list=exempt)
+        optimizer = self.optimizer(groups)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        schedule = LambdaLR(optimizer, self._factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _factor(self, step: int) -> float:
+        """Learning rate relative to its peak."""
+        if self.minutes:
+            progress = max(self._spent / (60 * self.minutes), 1e-3)
+        else:
+            progress = (step + 1) / max(1.0, float(self.trainer.estimated_stepping_batches))
+        if progress < self.warmup:
+            return progress / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warmup) / (1 - self.warmup))))
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_start(self) -> None:
+        """Starts the clock."""
+        self._last = time.monotonic()
+
+    def on_validation_end(self) -> None:
+        """Leaves the time of validation out of `minutes`."""
+        self._last = time.monotonic()
+
+    def training_step(self, batch: Episode, index: int) -> Tensor:
+        """Computes the loss; logs its mean and its mean for each task."""
+        losses = self.network.loss(batch)
+        loss = losses["loss"]
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at step {self.global_step}, on the cases {', '.join(batch.cases[:4])}; lower "
+                "the learning rate, set trainer.gradient_clip_val, or look at these cases"
+            )
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
+        """Stops when the minutes are spent."""
+        now = time.monotonic()
+        self._spent += now - self._last
+        self._last = now
+        if self.minutes and self._spent > 60 * self.minutes:
+            self.trainer.should_stop = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Stores the time spent."""
+        checkpoint["spent"] = self._spent
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the time spent before."""
+        self._spent = float(checkpoint.get("spent", 0.0))
+
+    # ------------------------------------------------------------------ validation and test
+
+    def validation_step(self, batch: Episode, index: int) -> None:
+        """Scores each answer by its task."""
+        painted = self.network(batch.image, batch.context_images, batch.context_targets).float().cpu()
+        for number, name in enumerate(batch.tasks):
+            pair = Pair(batch.image[number].cpu(), batch.target[number].cpu(), batch.weight[number].cpu())
+            scores = self.tasks[name].score(painted[number], pair, batch.specs[number])
+            for metric, value in scores.items():
+                if math.isfinite(value):
+                    cast(nn.ModuleDict, self.scores[name])[metric].update(value)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs every metric of every task, and their summary."""
+        primaries = []
+        for name, task in self.tasks.items():
+            for metric, mean in cast(nn.ModuleDict, self.scores[name]).items():
+                value = float(mean.compute()) if mean.update_called else float("nan")
+                mean.reset()
+                self.log(f"val/{name}/{metric}", value, rank_zero_only=False)
+                if metric == task.primary and math.isfinite(value):
+                    primaries.append(min(1.0, value / 40) if "psnr" in metric else value)
+        self.log("val/score", sum(primaries) / max(1, len(primaries)), prog_bar=True)
+
+    def test_step(self, batch: Episode, index: int) -> None:
+        """Scores the network, trivial answers and controls."""
+        self.report.add(self.network, batch, self.tasks)
+
+    def on_test_epoch_end(self) -> None:
+        """Gathers the records of all processes, writes them and prints the table."""
+        self.report.gather()
+        if self.trainer.is_global_zero:
+            self.report.write(self.trainer.default_root_dir)
+        self.report = Report()

@@ -1,0 +1,419 @@
+"""CanvasViT: a vision transformer over the tiles of an episode (MVG), 2D and 3D."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mvg.canvas import enlarge, episode_masks, to_map, to_tokens
+from mvg.episode import Episode, Pair
+from mvg.models.base import InContextModel
+from mvg.models.block import Block, KeyValue
+from mvg.models.decoder import Decoder, TwoConvHead
+from mvg.models.position import RotaryPosition
+from mvg.models.stem import PatchStem, Pyramid, Stem
+from mvg.models.transfer import Pool
+from mvg.objective import Objective
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Embedded tiles: what the stems made of images and labels.
+
+    Attributes:
+        image: Image tokens `(B, T, N, width)`.
+        label: Label tokens `(B, T, N, width)`.
+        pixels: Normalised images `(B, T, C_in, *S)`.
+        maps: Finer image maps, each `(B, T, c, *S / s)`.
+        pool: The same with label maps, targets and what may be seen; None if the decoder does not ask.
+    """
+
+    image: Tensor
+    label: Tensor
+    pixels: Tensor
+    maps: tuple[Tensor, ...]
+    pool: Pool | None
+
+    def pick(self, tiles: slice) -> Tiles:
+        """Returns some of the tiles."""
+        pool = None if self.pool is None else _map_pool(lambda x: x[:, tiles], self.pool)
+        maps = tuple(x[:, tiles] for x in self.maps)
+        return Tiles(self.image[:, tiles], self.label[:, tiles], self.pixels[:, tiles], maps, pool)
+
+    def join(self, other: Tiles) -> Tiles:
+        """Appends the tiles of another, repeating this one along the batch where it holds one episode."""
+
+        def cat(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat([a.expand(len(b), *a.shape[1:]), b], 1)
+
+        pool = None
+        if self.pool is not None and other.pool is not None:
+            pool = Pool(
+                tuple(map(cat, self.pool.images, other.pool.images)),
+                tuple(map(cat, self.pool.labels, other.pool.labels)),
+                cat(self.pool.targets, other.pool.targets),
+                cat(self.pool.seen, other.pool.seen),
+            )
+        maps = tuple(map(cat, self.maps, other.maps))
+        return Tiles(cat(self.image, other.image), cat(self.label, other.label), cat(self.pixels, other.pixels), maps, pool)
+
+
+@dataclass(frozen=True)
+class CanvasMemory:
+    """What CanvasViT keeps of a context.
+
+    Attributes:
+        tiles: Embedded context tiles.
+        keys_values: For each block, keys and values of the context under `ordered` attention; empty under `full`.
+    """
+
+    tiles: Tiles
+    keys_values: tuple[KeyValue, ...] = ()
+
+
+class CanvasViT(InContextModel):
+    """Medical Vision Generalist: a plain ViT that sees context pairs and query as one canvas of tiles.
+
+    Every tile is one image with its label. `full` attention lets all tiles see each other, as released; `ordered`
+    attention makes the canvas autoregressive: a tile sees itself and the tiles before it, so a context is read once
+    (`remember`) whatever the number of queries, and one pass trains the answers after 1, 2, ..., L examples.
+
+    The training objective is MVG's hybrid: an episode drawn as masked (`Episode.mim`) hides random blocks of labels
+    and is asked for them; the others hide the whole label of the query (under `ordered`, of every tile in turn).
+
+    Source: Ren et al., "Medical Vision Generalist", arXiv 2406.05565; Wang et al., "Images Speak in Images"
+    (Painter), arXiv 2212.02499.
+
+    Args:
+        image_size: Size of one image, `(H, W)` or `(D, H, W)`; multiples of the stem's stride.
+        in_channels: Channels of images.
+        out_channels: Channels of targets.
+        width: Numbers in a token.
+        depth: Transformer blocks.
+        heads: Attention heads.
+        mlp_ratio: Width of the hidden layer of a block relative to `width`.
+        stem: From pixels to tokens; 16-pixel patches by default.
+        decoder: From tokens to paint; the paper's two-convolution head by default.
+        attention: `ordered` or `full`.
+        position: `rotary` (within a tile, any number of axes) or `relative` (decomposed relative positions over the
+            whole canvas, as Painter and MVG).
+        absolute: Side of the grid of learned absolute positions, 0 for none; 14 for weights of ViTs at 224 pixels.
+        roles: Adds a learned code to the tokens of context and query tiles.
+        merge: Number of blocks that image and label streams run apart before they are averaged; 0 adds them at the
+            start. Needs `full` attention.
+        drop_path: Stochastic depth of the last block; it grows linearly from 0.
+        mask_ratio: Share of label tokens that a masked episode hides.
+        min_block: Smallest block of hidden tokens.
+        zero_shot: Weight of the first tile, painted without an example, in the loss of an ordered canvas.
+        objective: What painted pixels cost.
+        mean: Subtracted from images and targets, one value a channel or one for all.
+        std: Divides them.
+        checkpointing: Recomputes blocks in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        image_size: Sequence[int],
+        in_channels: int = 1,
+        out_channels: int = 1,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        stem: Stem | None = None,
+        decoder: Decoder | None = None,
+        attention: Literal["ordered", "full"] = "ordered",
+        position: Literal["rotary", "relative"] = "rotary",
+        absolute: int = 0,
+        roles: bool = True,
+        merge: int = 0,
+        drop_path: float = 0.0,
+        mask_ratio: float = 0.5,
+        min_block: int = 4,
+        zero_shot: float = 0.0,
+        objective: Objective | None = None,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        stem, decoder = stem or PatchStem(), decoder or TwoConvHead()
+        self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
+        self._check(stem.stride, width, heads, attention, position, merge)
+        self.grid = tuple(side // stem.stride for side in self.image_size)
+        self.ordered, self.relative, self.merge = attention == "ordered", position == "relative", merge
+        self.mask_ratio, self.min_block, self.zero_shot = mask_ratio, min_block, zero_shot
+        self.objective, self.checkpointing = objective or Objective(), checkpointing
+        dims = len(self.grid)
+        self.stem = stem.build(dims, in_channels, out_channels, width)
+        self.segments = nn.Parameter(torch.empty(2, width).normal_(std=0.02))
+        self.roles = nn.Parameter(torch.empty(2, width).normal_(std=0.02)) if roles else None
+        self.absolute = nn.Parameter(torch.zeros(1, 1 + absolute**dims, width)) if absolute else None
+        self.rotary = None if self.relative else RotaryPosition(self.grid, width // heads)
+        canvas = (2 * self.grid[0], *self.grid[1:])
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, drop_path * i / max(1, depth - 1), canvas if self.relative else None)
+            for i in range(depth)
+        )
+        self.taps, self.needs_pool = decoder.taps(depth), decoder.needs_pool
+        self.decoder = decoder.build(dims, stem, width, depth, out_channels)
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, *(1,) * dims), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(-1, *(1,) * dims), persistent=False)
+        self._initialise()
+
+    def _check(self, stride: int, width: int, heads: int, attention: str, position: str, merge: int) -> None:
+        if len(self.image_size) not in (2, 3):
+            raise ValueError(f"`image_size` must be (H, W) or (D, H, W), got {self.image_size}")
+        if any(side % stride or side < stride for side in self.image_size):
+            raise ValueError(f"`image_size` must be a multiple of the stem's stride {stride}, got {self.image_size}")
+        if width % heads:
+            raise ValueError(f"`width` must be a multiple of `heads`, got {width} and {heads}")
+        if attention not in ("ordered", "full"):
+            raise ValueError(f"`attention` must be ordered or full, got {attention!r}")
+        if position not in ("rotary", "relative"):
+            raise ValueError(f"`position` must be rotary or relative, got {position!r}")
+        if attention == "ordered" and (position == "relative" or merge):
+            raise ValueError("`ordered` attention needs `position: rotary` and `merge: 0`")
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.absolute is not None:
+            trunc_normal_(self.absolute, std=0.02)
+        if len(self.image_size) == 2:
+            self.to(memory_format=torch.channels_last)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tells timm's layer-wise learning-rate decay the depth of each parameter."""
+        return {
+            "stem": r"^(stem|segments|roles|absolute)",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^decoder", (99999,))],
+        }
+
+    def no_weight_decay(self) -> set[str]:
+        """Names the parameters that weight decay leaves alone, for timm's parameter groups."""
+        return {"segments", "roles", "absolute", "stem.mask_token"}
+
+    # ------------------------------------------------------------------ embedding
+
+    def embed(self, images: Tensor, targets: Tensor, hidden: Tensor) -> Tiles:
+        """Embeds tiles.
+
+        Args:
+            images: `(B, T, C_in, *S)`, [0, 1].
+            targets: `(B, T, C_out, *S)`, [0, 1].
+            hidden: `(B, T, *grid)` bool, label tokens that must not be seen.
+        """
+        self._check_size(images.shape[3:], images.shape[2], targets.shape[2])
+        batch = images.shape[:2]
+        pixels, paint = (images - self.mean) / self.std, (targets - self.mean) / self.std
+        if pixels.ndim == 5:
+            flat_pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        else:
+            flat_pixels = pixels.flatten(0, 1)
+        image = self.stem.image(flat_pixels)
+        label = self.stem.label(paint.flatten(0, 1), hidden.flatten(0, 1))
+        maps = tuple(x.unflatten(0, batch) for x in image.maps)
+        pool = self._pool(maps, label, targets, hidden) if self.needs_pool else None
+        tokens = [to_tokens(x.tokens).unflatten(0, batch) for x in (image, label)]
+        return Tiles(tokens[0], tokens[1], images, maps, pool)
+
+    def _pool(self, maps: tuple[Tensor, ...], label: Pyramid, targets: Tensor, hidden: Tensor) -> Pool:
+        batch = targets.shape[:2]
+        seen = 1 - enlarge(hidden.flatten(0, 1), targets.shape[3:])
+        labels = tuple(x.unflatten(0, batch) for x in label.maps)
+        return Pool(maps, labels, targets, seen.unflatten(0, batch).to(targets.dtype))
+
+    def _check_size(self, size: Sequence[int], in_channels: int, out_channels: int) -> None:
+        if tuple(size) != self.image_size:
+            raise ValueError(f"the network was built for images of {self.image_size}, got {tuple(size)}; resize them")
+        if (in_channels, out_channels) != (self.in_channels, self.out_channels):
+            raise ValueError(
+                f"the network takes {self.in_channels} image and {self.out_channels} target channels, "
+                f"got {in_channels} and {out_channels}"
+            )
+
+    def _position(self, tiles: int) -> Tensor | float:
+        """Absolute positions, `(1, tiles or 1, N, width)`."""
+        if self.absolute is None:
+            return 0.0
+        grid = (tiles * self.grid[0], *self.grid[1:]) if self.relative else self.grid
+        return resize_position(self.absolute[:, 1:], grid).unflatten(1, (-1, math.prod(self.grid)))
+
+    def _tokens(self, tiles: Tiles, queries: int) -> Tensor:
+        """Sums image and label tokens and role codes, the last `queries` tiles being queries; `(B, T, N, width)`."""
+        number = tiles.image.shape[1]
+        return tiles.image + tiles.label + self.segments.sum(0) + self._place(number, queries)
+
+    def _place(self, number: int, queries: int) -> Tensor | float:
+        """What tells tokens apart before any content: positions and role codes, `(1, T or 1, N, width)`."""
+        if self.roles is None:
+            return self._position(number)
+        role = torch.arange(number, device=self.roles.device) >= number - queries
+        return self._position(number) + self.roles[role.long()][:, None]
+
+    # ------------------------------------------------------------------ full attention
+
+    def _full(self, tiles: Tiles, painted: slice) -> Tensor:
+        """Runs all tiles through the blocks together and paints some of them, `(B, K, C_out, *S)`."""
+        batch, number = tiles.image.shape[:2]
+        canvas = (number * self.grid[0], *self.grid[1:])
+        rotary = None if self.rotary is None else self.rotary(self.grid).repeat(number, 1)
+        taps = []
+        if self.merge:
+            place = self._place(number, 1)
+            streams = [tiles.image + self.segments[0] + place, tiles.label + self.segments[1] + place]
+            tokens = torch.cat(streams).flatten(1, 2)
+        else:
+            tokens = self._tokens(tiles, 1).flatten(1, 2)
+        for index, block in enumerate(self.blocks):
+            tokens = self._run(cast(Block, block), tokens, rotary, canvas)
+            apart = index < self.merge
+            merged = tokens.unflatten(0, (2, batch)).mean(0) if apart else tokens
+            if index in self.taps:
+                taps.append(merged.unflatten(1, (number, -1))[:, painted])
+            if index == self.merge - 1:
+                tokens = merged
+        chosen = range(number)[painted]
+        return self._paint(taps, tiles.pick(painted), tiles.pool, [tuple(range(number))] * len(chosen))
+
+    def _run(self, block: Block, *inputs: Any) -> Any:
+        if self.checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+    def _paint(self, taps: list[Tensor], tiles: Tiles, pool: Pool | None, visible: list[tuple[int, ...]]) -> Tensor:
+        """Decodes K tiles, `(B, K, C_out, *S)`, back in [0, 1] units."""
+        flat = [tokens.flatten(0, 1) for tokens in taps]
+        maps = [x.flatten(0, 1) for x in tiles.maps]
+        painted = self.decoder(flat, self.grid, tiles.pixels.flatten(0, 1), maps, pool, visible)
+        return (painted.float() * self.std + self.mean).unflatten(0, tiles.pixels.shape[:2])
+
+    # ------------------------------------------------------------------ ordered attention
+
+    def _read(self, context: Tiles) -> tuple[KeyValue, ...]:
+        """Runs the context through all blocks, each tile seeing those up to itself, and keeps keys and values."""
+        tokens, kept = self._tokens(context, 0), []
+        rotary = cast(RotaryPosition, self.rotary)(self.grid)
+        for index, block in enumerate(self.blocks):
+            last = index == len(self.blocks) - 1
+            tokens, key_value = self._run(cast(Block, block).read, tokens, rotary, last)
+            kept.append(key_value)
+        return tuple(kept)
+
+    def _ask(self, query: Tiles, kept: Sequence[KeyValue], visible: list[tuple[int, ...]]) -> list[Tensor]:
+        """Runs K query tiles, each seeing itself and its visible context; returns the tapped tokens `(B, K, N, width)`."""
+        tokens, taps = self._tokens(query, query.image.shape[1]), []
+        rotary = cast(RotaryPosition, self.rotary)(self.grid)
+        for index, (block, key_value) in enumerate(zip(self.blocks, kept, strict=True)):
+            counts = [len(tiles) for tiles in visible]
+            tokens = self._run(cast(Block, block).ask, tokens, rotary, key_value, counts)
+            if index in self.taps:
+                taps.append(tokens)
+        return taps
+
+    # ------------------------------------------------------------------ contract
+
+    def remember(self, context_images: Tensor, context_targets: Tensor) -> CanvasMemory:
+        """Embeds the context and, under `ordered` attention, runs it through the network."""
+        batch, number = context_images.shape[:2]
+        if number < 1:
+            raise ValueError("a context needs at least 1 pair, got 0")
+        hidden = torch.zeros((batch, number, *self.grid), dtype=torch.bool, device=context_images.device)
+        tiles = self.embed(context_images, context_targets, hidden)
+        return CanvasMemory(tiles, self._read(tiles) if self.ordered else ())
+
+    def answer(self, image: Tensor, memory: CanvasMemory, coarse: Pair | None = None) -> Tensor:
+        """Paints queries after a remembered context; a coarse answer counts as one more example."""
+        if coarse is not None and coarse.target is not None:
+            extra = self._append(memory, coarse.image[:, None], coarse.target[:, None])
+            return self.answer(image, extra)
+        hidden = torch.ones((len(image), 1, *self.grid), dtype=torch.bool, device=image.device)
+        target = image.new_zeros((len(image), 1, self.out_channels, *image.shape[2:]))
+        query = self.embed(image[:, None], target, hidden)
+        number = memory.tiles.image.shape[1]
+        if not self.ordered:
+            return self._full(memory.tiles.join(query), slice(number, None))[:, 0]
+        visible = [tuple(range(number))]
+        taps = self._ask(query, memory.keys_values, visible)
+        return self._paint(taps, query, memory.tiles.pool, visible)[:, 0]
+
+    def _append(self, memory: CanvasMemory, images: Tensor, targets: Tensor) -> CanvasMemory:
+        hidden = torch.zeros((len(images), 1, *self.grid), dtype=torch.bool, device=images.device)
+        tiles = memory.tiles.join(self.embed(images, targets, hidden))
+        return CanvasMemory(tiles, self._read(tiles) if self.ordered else ())
+
+    def loss(self, episode: Episode) -> dict[str, Tensor]:
+        """Hybrid objective: hidden label tokens are painted, masked blocks (MIM) or whole labels (AR)."""
+        images = torch.cat([episode.context_images, episode.image[:, None]], 1)
+        targets = torch.cat([episode.context_targets, episode.target[:, None]], 1)
+        weights = torch.cat([episode.context_weights, episode.weight[:, None]], 1)
+        number = images.shape[1]
+        masks = episode_masks(
+            episode.mim, episode.seed, self.grid, number, self.mask_ratio, self.min_block, self.ordered
+        ).to(images.device)
+        first = (0 if self.zero_shot else 1) if self.ordered else (0 if bool(episode.mim.any()) else number - 1)
+        if self.ordered:
+            painted = self._train_ordered(images, targets, masks, first)
+        else:
+            painted = self._full(self.embed(images, targets, masks), slice(first, None))
+        counts = weights[:, first:] * enlarge(masks[:, first:].flatten(0, 1), images.shape[3:]).unflatten(
+            0, (len(images), -1)
+        )
+        return self._cost(painted, targets[:, first:], counts, episode, first)
+
+    def _train_ordered(self, images: Tensor, targets: Tensor, masks: Tensor, first: int) -> Tensor:
+        number = images.shape[1]
+        context = self.embed(images[:, :-1], targets[:, :-1], torch.zeros_like(masks[:, :-1]))
+        query = self._embed_queries(images, targets, masks, first, context)
+        visible = [tuple(range(count)) for count in range(first, number)]
+        taps = self._ask(query, self._read(context), visible)
+        return self._paint(taps, query, context.pool, visible)
+
+    def _embed_queries(self, images: Tensor, targets: Tensor, masks: Tensor, first: int, context: Tiles) -> Tiles:
+        """Embeds the tiles from `first` on with their hidden labels, taking image features of context tiles over."""
+        last = replace(self.embed(images[:, -1:], targets[:, -1:], masks[:, -1:]), pool=None)
+        number = images.shape[1]
+        if first >= number - 1:
+            return last
+        paint = (targets[:, first:-1] - self.mean) / self.std
+        label = self.stem.label(paint.flatten(0, 1), masks[:, first:-1].flatten(0, 1))
+        early = context.pick(slice(first, None))
+        tokens = to_tokens(label.tokens).unflatten(0, paint.shape[:2])
+        return replace(early, label=tokens, pool=None).join(last)
+
+    def _cost(self, painted: Tensor, targets: Tensor, counts: Tensor, episode: Episode, first: int) -> dict[str, Tensor]:
+        """Averages over the painted tiles of each episode, then over episodes."""
+        tiles = painted.shape[1]
+        is_label = episode.is_label[:, None].expand(-1, tiles).flatten()
+        each = self.objective(painted.flatten(0, 1), targets.flatten(0, 1), counts.flatten(0, 1), is_label)
+        each = each.unflatten(0, (-1, tiles))
+        weight = (counts.flatten(2).sum(2) > 0).to(each.dtype)
+        if self.ordered and first == 0:
+            weight[:, 0] = weight[:, 0] * self.zero_shot
+        episodes = (each * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
+        return {"loss": episodes.mean(), "episodes": episodes.detach()}
+
+
+def resize_position(position: Tensor, grid: Sequence[int]) -> Tensor:
+    """Resizes learned absolute positions `(1, n ** dims, width)` to another grid, bicubic in 2D and trilinear in 3D."""
+    side = round(position.shape[1] ** (1 / len(grid)))
+    maps = to_map(position, (side,) * len(grid))
+    mode = "bicubic" if len(grid) == 2 else "trilinear"
+    return to_tokens(F.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False))
+
+
+def _map_pool(change: Any, pool: Pool) -> Pool:
+    return Pool(tuple(map(change, pool.images)), tuple(map(change, pool.labels)), change(pool.targets), change(pool.seen))
+

@@ -1,0 +1,234 @@
+"""Decoders: from the tokens of a tile to its painted target."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvg.canvas import to_map
+from mvg.configuration import Configurable
+from mvg.models.stem import ConvBlock, ConvStem, Stem, conv
+from mvg.models.transfer import CodeTransfer, Matching, Pool, PrototypeTransfer
+
+
+class Decoder(metaclass=Configurable):
+    """The plan of a decoder."""
+
+    needs_pool: bool = False
+
+    @abstractmethod
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Returns the numbers of the blocks whose tokens it reads."""
+
+    @abstractmethod
+    def build(self, dims: int, stem: Stem, width: int, depth: int, out_channels: int) -> DecoderModule:
+        """Builds the module."""
+
+
+class DecoderModule(nn.Module):
+    """Paints tiles."""
+
+    @abstractmethod
+    def forward(
+        self,
+        taps: Sequence[Tensor],
+        grid: Sequence[int],
+        image: Tensor,
+        maps: Sequence[Tensor],
+        pool: Pool | None,
+        visible: Sequence[Sequence[int]],
+    ) -> Tensor:
+        """Paints `M = B * K` tiles, K of each episode.
+
+        Args:
+            taps: Tokens `(M, N, width)` of the tapped blocks.
+            grid: Token grid of a tile.
+            image: `(M, C_in, *S)`.
+            maps: Image maps of the painted tiles, `(M, c, *S / s)`, finest first.
+            pool: What may be looked at, if the decoder needs it.
+            visible: For each of the K tiles, the numbers of the pool's tiles that it may look at.
+
+        Returns:
+            `(M, C_out, *S)`.
+        """
+
+
+class TwoConvHead(Decoder):
+    """The head of MVG and Painter: tokens of four depths, a linear map to pixels, and two convolutions.
+
+    Args:
+        channels: Channels at full resolution.
+        number: Number of taps, evenly spaced over the depth; each passes one shared layer normalisation.
+    """
+
+    def __init__(self, channels: int = 64, number: int = 4) -> None:
+        self.channels, self.number = channels, number
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Returns the last block of each quarter."""
+        number = min(self.number, depth)
+        return tuple(depth * (i + 1) // number - 1 for i in range(number))
+
+    def build(self, dims: int, stem: Stem, width: int, depth: int, out_channels: int) -> DecoderModule:
+        """Builds the module."""
+        return _Head(dims, stem.stride, width, len(self.taps(depth)), self.channels, out_channels)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of `(B, C, *S)`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises each position by itself."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class _Head(DecoderModule):
+    def __init__(self, dims: int, stride: int, width: int, taps: int, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.stride, self.dims, self.channels = stride, dims, channels
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.expand = nn.Linear(width * taps, channels * stride**dims)
+        self.refine = nn.Sequential(
+            conv(dims, channels, channels, 3),
+            ChannelNorm(channels, eps=1e-6),
+            nn.GELU(),
+            conv(dims, channels, out_channels, 1),
+        )
+
+    def forward(
+        self,
+        taps: Sequence[Tensor],
+        grid: Sequence[int],
+        image: Tensor,
+        maps: Sequence[Tensor],
+        pool: Pool | None,
+        visible: Sequence[Sequence[int]],
+    ) -> Tensor:
+        pixels = self.expand(torch.cat([self.norm(tokens) for tokens in taps], -1))
+        return self.refine(self.unfold(pixels, grid))
+
+    def unfold(self, pixels: Tensor, grid: Sequence[int]) -> Tensor:
+        """Lays the pixels of each token out: `(M, N, p^dims * C)` to `(M, C, *S)`."""
+        patch = (self.stride,) * self.dims
+        cells = pixels.view(len(pixels), *grid, *patch, self.channels)
+        order = [axis for pair in zip(range(1, self.dims + 1), range(self.dims + 1, 2 * self.dims + 1), strict=True)
+                 for axis in pair]
+        cells = cells.permute(0, 2 * self.dims + 1, *order)
+        return cells.reshape(len(pixels), self.channels, *(g * self.stride for g in grid))
+
+
+class UNetDecoder(Decoder):
+    """A U-shaped decoder whose skips the context modulates.
+
+    From the tokens up, each level doubles the resolution, joins the query's own map of that level with what the
+    context says of it, and passes one residual block. The context speaks through `skips`:
+
+    * `plain`: not at all (only the tokens have seen it);
+    * `prototype`: each query feature is compared with the mean feature under the paint, and beside it, of each target
+      channel of the context;
+    * `codes`: every pixel of query and context is softly assigned to learned codes, and each code carries over the
+      mean target (and label features) that its pixels have in the context: a learned, spatially exact look-up whose
+      cost is linear in the number of pixels.
+
+    Args:
+        widths: Channels of the levels, finest first; the stem's by default.
+        skips: How the context reaches the skips.
+        codes: Number of codes a level.
+        matching: Strides at which query pixels attend to context pixels (cost quadratic in their number).
+        copy: Adds the query image, gated pixel by pixel, to the paint, so that restoration starts at the identity.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] | None = None,
+        skips: Literal["plain", "prototype", "codes"] = "codes",
+        codes: int = 32,
+        matching: Sequence[int] = (),
+        copy: bool = True,
+    ) -> None:
+        if skips not in ("plain", "prototype", "codes"):
+            raise ValueError(f"`skips` must be plain, prototype or codes, got {skips!r}")
+        self.widths = None if widths is None else tuple(widths)
+        self.skips, self.codes, self.matching, self.copy = skips, codes, tuple(matching), copy
+        self.needs_pool = skips != "plain" or bool(self.matching)
+
+    def taps(self, depth: int) -> tuple[int, ...]:
+        """Returns the last block."""
+        return (depth - 1,)
+
+    def build(self, dims: int, stem: Stem, width: int, depth: int, out_channels: int) -> DecoderModule:
+        """Builds the module."""
+        if not isinstance(stem, ConvStem):
+            raise ValueError(f"a U-shaped decoder needs the maps of a ConvStem, got {type(stem).__name__}")
+        unknown = set(self.matching) - {2**level for level in range(len(stem.widths))}
+        if unknown:
+            raise ValueError(f"`matching` must be among the strides of the stem's maps, got {sorted(unknown)}")
+        return _UShape(dims, stem, width, out_channels, self)
+
+
+class _UShape(DecoderModule):
+    def __init__(self, dims: int, stem: ConvStem, width: int, out_channels: int, plan: UNetDecoder) -> None:
+        super().__init__()
+        widths = plan.widths or stem.widths
+        if len(widths) != len(stem.widths):
+            raise ValueError(f"the decoder needs one width a level of the stem ({len(stem.widths)}), got {len(widths)}")
+        self.copy = plan.copy
+        self.transfers = nn.ModuleList()
+        self.matches = nn.ModuleList()
+        self.blocks = nn.ModuleList()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        for level, (skip, label) in enumerate(zip(stem.widths, stem.label_widths, strict=True)):
+            transfer: nn.Module | None = None
+            if plan.skips == "codes":
+                transfer = CodeTransfer(dims, skip, label, out_channels, plan.codes)
+            elif plan.skips == "prototype":
+                transfer = PrototypeTransfer(dims, skip, out_channels)
+            match = Matching(dims, skip, label) if 2**level in plan.matching else None
+            below = widths[level + 1] if level + 1 < len(widths) else width
+            extra = sum(part.outputs for part in (transfer, match) if part is not None)
+            self.transfers.append(transfer if transfer is not None else nn.Identity())
+            self.matches.append(match if match is not None else nn.Identity())
+            self.blocks.append(_Up(dims, below, skip + extra, widths[level]))
+        self.paint = conv(dims, widths[0], out_channels * (2 if plan.copy else 1), 1)
+
+    def forward(
+        self,
+        taps: Sequence[Tensor],
+        grid: Sequence[int],
+        image: Tensor,
+        maps: Sequence[Tensor],
+        pool: Pool | None,
+        visible: Sequence[Sequence[int]],
+    ) -> Tensor:
+        x = to_map(self.norm(taps[-1]), grid)
+        for level in reversed(range(len(self.blocks))):
+            skips = [maps[level]]
+            if pool is not None:
+                for part in (self.transfers[level], self.matches[level]):
+                    if not isinstance(part, nn.Identity):
+                        skips.append(part(maps[level], pool.images[level], pool.labels[level], pool, visible))
+            x = self.blocks[level](x, torch.cat(skips, 1))
+        painted = self.paint(x)
+        if not self.copy:
+            return painted
+        value, gate = painted.chunk(2, 1)
+        return value + gate * image.mean(1, keepdim=True)
+
+
+class _Up(nn.Module):
+    """One level: enlarge by two, join the skips, one residual block."""
+
+    def __init__(self, dims: int, below: int, skips: int, outputs: int) -> None:
+        super().__init__()
+        self.reduce = conv(dims, below, outputs, 1)
+        self.block = ConvBlock(dims, outputs + skips, outputs)
+
+    def forward(self, x: Tensor, skips: Tensor) -> Tensor:
+        mode = "bilinear" if x.ndim == 4 else "trilinear"
+        x = F.interpolate(self.reduce(x), size=skips.shape[2:], mode=mode, align_corners=False)
+        return self.block(torch.cat([x, skips], 1))

@@ -1,0 +1,136 @@
+"""Pictures of episodes: context, query, what was painted and the truth, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvg.episode import Episode
+
+COLOUR = np.array([255, 80, 40], dtype=np.float32)
+BACKGROUND = (250, 250, 250)
+INK = (30, 30, 30)
+
+
+def to_picture(image: Tensor, size: int) -> np.ndarray:
+    """Turns one image `(C, *S)`, about [0, 1], into an RGB picture `(size, size', 3)` uint8; volumes by their middle slice."""
+    while image.ndim > 3:
+        image = image[:, image.shape[1] // 2]
+    image = image.detach().float().cpu().clamp(0, 1).nan_to_num()
+    image = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    width = max(1, round(size * image.shape[2] / image.shape[1]))
+    large = F.interpolate(image[None], size=(size, width), mode="nearest")[0]
+    return (large.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def overlay(image: Tensor, paint: Tensor, size: int, opacity: float = 0.5) -> np.ndarray:
+    """Draws paint `(C, *S)` over an image `(C, *S)`: grey paint as a red veil, coloured paint in its own colours."""
+    base, colours = to_picture(image, size).astype(np.float32), to_picture(paint, size).astype(np.float32)
+    if paint.shape[0] < 3:
+        share = opacity * colours[..., :1] / 255
+        veil = COLOUR
+    else:
+        share = opacity * (colours.max(-1, keepdims=True) > 20)
+        veil = colours
+    return (base * (1 - share) + veil * share).round().astype(np.uint8)
+
+
+def draw_episodes(episode: Episode, painted: Tensor, size: int = 128, pairs: int = 2, most: int = 8) -> Image.Image:
+    """Draws a batch as rows: some context pairs, the query, the painted answer and the truth.
+
+    Args:
+        episode: The batch.
+        painted: `(B, C_out, *S)`.
+        size: Height of a tile in pixels.
+        pairs: Most context pairs to show in a row.
+        most: Most rows.
+    """
+    rows, names = [], []
+    for number in range(min(most, len(episode))):
+        label = bool(episode.is_label[number])
+
+        def show(image: Tensor, target: Tensor, label: bool = label) -> np.ndarray:
+            return overlay(image, target, size) if label else to_picture(target, size)
+
+        query = episode.image[number]
+        row = []
+        for pair in range(min(pairs, episode.context_size)):
+            image = episode.context_images[number, pair]
+            row += [to_picture(image, size), show(image, episode.context_targets[number, pair])]
+        row += [to_picture(query, size), show(query, painted[number]), show(query, episode.target[number])]
+        rows.append(row)
+        names.append(episode.tasks[number] if episode.tasks else "")
+    titles = ["example", "its target"] * min(pairs, episode.context_size) + ["query", "painted", "truth"]
+    return sheet(rows, titles, names)
+
+
+def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Sequence[str], gap: int = 4) -> Image.Image:
+    """Lays pictures out in rows with a title above each column and a name above each row."""
+    font = ImageFont.load_default(13)
+    height, top, head = rows[0][0].shape[0], 22, 18
+    widths = [max(row[column].shape[1] for row in rows) for column in range(len(titles))]
+    page = Image.new(
+        "RGB", (sum(widths) + gap * (len(widths) + 1), top + len(rows) * (height + head + gap)), BACKGROUND
+    )
+    pen = ImageDraw.Draw(page)
+    left = gap
+    for column, width in enumerate(widths):
+        pen.text((left + 2, 4), titles[column], fill=INK, font=font)
+        for number, row in enumerate(rows):
+            y = top + number * (height + head + gap)
+            page.paste(Image.fromarray(row[column]), (left, y + head))
+            if column == 0:
+                pen.text((left + 2, y + 1), names[number], fill=INK, font=font)
+        left += width + gap
+    return page
+
+
+class CanvasPictures(pl.Callback):
+    """Writes a picture of the first validation episodes after each validation, `<run>/pictures/step-000100.png`.
+
+    Args:
+        rows: Episodes in a picture.
+        size: Height of a tile in pixels.
+        every: Validations from one picture to the next.
+    """
+
+    def __init__(self, rows: int = 8, size: int = 128, every: int = 1) -> None:
+        if rows < 1 or every < 1:
+            raise ValueError(f"`rows` and `every` must be at least 1, got {rows} and {every}")
+        self.rows, self.size, self.every = rows, size, every
+        self._count = 0
+
+    @torch.no_grad()
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Episode,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Paints and draws the first batch."""
+        if batch_idx or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        self._count += 1
+        if (self._count - 1) % self.every:
+            return
+        few = batch.first(self.rows)
+        painted = pl_module(few.image, few.context_images, few.context_targets)
+        page = draw_episodes(few, painted, self.size, most=self.rows)
+        folder = Path(trainer.default_root_dir) / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        page.save(folder / f"step-{trainer.global_step:06d}.png")
+        for logger in trainer.loggers:
+            board = getattr(logger.experiment, "add_image", None)
+            if callable(board):
+                board("canvases", np.asarray(page), trainer.global_step, dataformats="HWC")

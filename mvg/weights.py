@@ -1,0 +1,219 @@
+"""Networks to folders and back: safetensors and JSON, complete and without pickle."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+
+import mvg
+from mvg.configuration import TRUSTED, from_config, to_config
+from mvg.models.base import InContextModel
+from mvg.task import Task
+
+log = logging.getLogger(__name__)
+
+MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FORMAT = 1
+
+
+def build(config: str | Path | Mapping[str, Any], trusted: Sequence[str] = TRUSTED, **changes: Any) -> InContextModel:
+    """Builds an untrained network.
+
+    Args:
+        config: A YAML file, or its content: `class_path` and `init_args` of a network.
+        trusted: Packages whose classes may be named.
+        **changes: Arguments that replace those of the file, such as `image_size`.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it describes no network.
+    """
+    if not isinstance(config, Mapping):
+        path = Path(config)
+        if not path.is_file():
+            raise FileNotFoundError(f"no network configuration at {path}; the shipped ones are in configs/network")
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # type: ignore[assignment]
+    if not isinstance(config, Mapping) or "class_path" not in config:
+        raise ValueError(f"a network configuration needs the keys `class_path` and `init_args`, got {config!r:.200}")
+    entry = {"class_path": config["class_path"], "init_args": {**config.get("init_args", {}), **changes}}
+    network = from_config(entry, trusted)
+    if not isinstance(network, InContextModel):
+        raise ValueError(f"{entry['class_path']} is no network, but a {type(network).__name__}")
+    return network.eval()
+
+
+def load(source: str | Path, trusted: Sequence[str] = TRUSTED) -> InContextModel:
+    """Loads a trained network from a folder written by `save`.
+
+    Args:
+        source: The folder, `<run>/weights` of a finished fit.
+        trusted: Packages whose classes may be named.
+
+    Returns:
+        The network, in evaluation mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or incomplete.
+        ValueError: If its weights do not fit the network that it describes.
+    """
+    config = describe(source)
+    network = build(config["network"], trusted)
+    state = load_file(Path(source) / MODEL)
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"the weights in {source} do not fit their network: missing {list(missing)[:3]}, "
+            f"unexpected {list(unexpected)[:3]}"
+        )
+    return network
+
+
+def load_tasks(source: str | Path, trusted: Sequence[str] = TRUSTED) -> dict[str, Task]:
+    """Loads the tasks that a network was trained on, by name."""
+    return {name: from_config(entry, trusted) for name, entry in describe(source)["tasks"].items()}
+
+
+def describe(source: str | Path) -> dict[str, Any]:
+    """Reads what a folder says of itself: network, tasks, sources and their licences, version.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or incomplete.
+        ValueError: If its description cannot be read.
+    """
+    folder = Path(source)
+    for name in (CONFIG, MODEL):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves")
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: {error}") from error
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder} has format {config.get('format')}, this version reads {FORMAT}; update mvg")
+    return dict(config)
+
+
+def save(
+    folder: str | Path,
+    network: InContextModel,
+    tasks: Mapping[str, Task] | None = None,
+    sources: Mapping[str, Mapping[str, Any]] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a network with all that is needed to use it; the folder appears whole or not at all.
+
+    Args:
+        folder: Where to write; an existing folder is replaced.
+        network: The network.
+        tasks: The tasks it was trained on.
+        sources: For each data source, its licence and what else is worth knowing.
+        metrics: Validation metrics, for the model card.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format": FORMAT,
+        "version": mvg.__version__,
+        "network": to_config(network),
+        "tasks": {name: to_config(task) for name, task in (tasks or {}).items()},
+        "sources": {name: dict(facts) for name, facts in (sources or {}).items()},
+        "metrics": dict(metrics or {}),
+    }
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        save_file(unshared(state), work / MODEL)
+        (work / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (work / CARD).write_text(card(config, network))
+        os.chmod(work, 0o755)
+        _replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies tensors that share memory, which safetensors refuses to write."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return result
+
+
+def _replace(work: Path, folder: Path) -> None:
+    """Moves a finished folder into place; an older one is kept until the new one stands."""
+    if not folder.exists():
+        work.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / folder.name
+    folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def card(config: Mapping[str, Any], network: InContextModel) -> str:
+    """Writes the model card of a saved folder, in Markdown."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    lines = [
+        "# In-context image-to-image model",
+        "",
+        f"`{config['network']['class_path']}`, {count:,} parameters, images of {tuple(network.image_size)}, "
+        f"written by mvg {config['version']}.",
+        "",
+        "## Tasks it was trained on",
+        "",
+        *[f"- `{name}`: `{entry['class_path']}`" for name, entry in config["tasks"].items()],
+        "",
+        "## Training sources and their licences",
+        "",
+        "The weights inherit the terms of what they were trained on.",
+        "",
+        *[f"- {name}: {facts.get('licence', 'unknown')}" for name, facts in config["sources"].items()],
+        "",
+        "## Validation",
+        "",
+        *[f"- {name}: {value:.4f}" for name, value in config["metrics"].items()],
+        "",
+        "Not a medical device: for research only.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+class SaveWeights(pl.Callback):
+    """Leaves `<run>/weights` when a fit ends, whatever the way it ended."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the folder on the first process."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        tasks = getattr(data, "tasks", {})
+        sources = {name: {"licence": source.licence} for name, source in getattr(data, "sources", {}).items()}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        folder = save(Path(trainer.default_root_dir) / "weights", pl_module.network, tasks, sources, metrics)  # type: ignore[arg-type]
+        log.info("weights saved to %s", folder)
