@@ -112,8 +112,9 @@ def ssim_map(painted: Tensor, target: Tensor, data_range: float = 1.0, sigma: fl
     mean, other, square, other_square, product = moments
     luminance, contrast = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     variance = square - mean * mean + other_square - other * other
-    similarity: Tensor = (2 * mean * other + luminance) * (2 * (product - mean * other) + contrast)
-    return similarity / ((mean * mean + other * other + luminance) * (variance + contrast))
+    similarity = (2 * mean * other + luminance) * (2 * (product - mean * other) + contrast)
+    limit = (mean * mean + other * other + luminance) * (variance + contrast)
+    return torch.div(similarity, limit)
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
