@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ LIBRARIES = (
     "torchmetrics",
 )
 """Packages of others whose classes a configuration may name; what reads, writes or runs files is left out."""
+CHECKERS = ("jsonargparse", "lightning_fabric", "pytorch_lightning")
+"""Packages of others whose ValueErrors are about options."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -175,15 +178,20 @@ def plain_errors(command: str, options: argparse.Namespace) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as error:
+        sys.exit(143 if type(error).__name__ == "SIGTERMException" else error.code)
     except Exception as error:
-        if options.traceback or not is_mendable(error, (*TRUSTED, *options.allow_class_path)):
+        if options.traceback or not is_mendable(error, (*TRUSTED, *CHECKERS, *options.allow_class_path)):
             raise
         fail(f"{command}: {sentence(error)}")
 
 
 def is_mendable(error: Exception, packages: Sequence[str]) -> bool:
     """Says whether an error is for the user: an option, a file, or a check that one of `packages` made."""
-    if isinstance(error, argparse.ArgumentError) or type(error).__name__ == "MisconfigurationException":
+    kind = type(error)
+    if isinstance(error, argparse.ArgumentError) or kind.__name__ == "MisconfigurationException":
+        return True
+    if kind.__module__.startswith("omegaconf."):
         return True
     if isinstance(error, OSError) and error.filename is not None:
         return True
@@ -192,7 +200,7 @@ def is_mendable(error: Exception, packages: Sequence[str]) -> bool:
         trace = trace.tb_next
     module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
     ours = any(module == package or module.startswith(f"{package}.") for package in packages)
-    return ours and (isinstance(error, ValueError | OSError) or type(error) is ImportError)
+    return ours and (isinstance(error, ValueError | OSError | FloatingPointError) or kind is ImportError)
 
 
 def sentence(error: Exception) -> str:
@@ -200,10 +208,21 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     text = error.message if isinstance(error, argparse.ArgumentError) else str(error)
-    return " ".join(text.split()).replace(
-        "Add the import path to import_path_allowlist in set_parsing_settings to allow it.",
-        "Allow its package with --allow-class-path if you trust it.",
-    )
+    text = re.sub(r'^Parser key "(.*?)":', r"option `\1`:", " ".join(text.split()))
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
+    text = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", text).replace("NoneType", "null")
+    if denied := re.search(r"Importing '(.*?)' is not allowed", text):
+        package = denied[1].partition(".")[0]
+        return (
+            f"class {denied[1]!r} is outside of the packages that a configuration may name; "
+            f"if you trust it, allow its package with --allow-class-path {package}"
+        )
+    option = text.partition(" ")[2].partition(":")[0]
+    if inner := re.findall(r"(Problem with given class_path .*?)(?= - |$)", text):
+        return f"option {option}: {inner[-1]}"
+    if union := re.search(r"Subtypes: (\[.*?\]) Errors: .*Given value: (.*)$", text):
+        return f"option {option}: expected one of {union[1]}, got {union[2]!r}"
+    return text
 
 
 def fail(text: str) -> NoReturn:

@@ -33,10 +33,11 @@ class Configurable(ABCMeta):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Makes the object, then stores its arguments with the defaults filled in."""
         made = super().__call__(*args, **kwargs)
-        bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        bound = signature.bind(made, *args, **kwargs)
         bound.apply_defaults()
         values = dict(list(bound.arguments.items())[1:])
-        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+        for name, parameter in signature.parameters.items():
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 values.update(values.pop(name, {}))
         object.__setattr__(made, "init_args", values)

@@ -59,6 +59,12 @@ class TrainingCLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, default=None, help="Name of the run, by default that of the first --config file."
         )
+        parser.add_argument(
+            "--resume", action=ActionYesNo, default=False, help="In fit: continue the newest run of this name, if any."
+        )
+        parser.add_argument(
+            "--report", action=ActionYesNo, default=False, help="In fit: test the best weights after training."
+        )
         for name in ("image_size", "in_channels", "out_channels"):
             parser.link_arguments(f"model.network.init_args.{name}", f"data.{name}")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -72,31 +78,23 @@ class TrainingCLI(LightningCLI):
             }
         )
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--resume", action=ActionYesNo, default=False, help="Continue the newest run of this name, if any."
-            )
-            parser.add_argument(
-                "--report", action=ActionYesNo, default=False, help="Test the best weights after training."
-            )
-        return parser
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the words and settles the folder of the run."""
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
         options.name = options.name or (Path(str(options.config[0])).stem if options.config else "run")
-        self.folder = settle_folder(options, training=self.config.subcommand == "fit")
-        if options.get("resume") and not options.ckpt_path:
+        training = self.config.subcommand == "fit"
+        self.folder = settle_folder(options, training)
+        if options.resume and training and not options.ckpt_path:
             last = run_folder.last_checkpoint(self.folder)
             options.ckpt_path = str(last) if last else None
+        if not training and not (options.ckpt_path or options.model.get("weights") or options.model.get("pretrained")):
+            options.ckpt_path = str(trained_checkpoint(self.folder))
 
     def after_instantiate_classes(self) -> None:
         """Keeps out of the stored configuration that this start continues another."""
         options = self.config[self.subcommand]
-        self.report = bool(options.get("report"))
+        self.report = options.report
         if self.subcommand == "fit":
             options.resume, options.ckpt_path = False, None
             logger.info("The run is written to %s", self.folder)
@@ -110,7 +108,7 @@ class TrainingCLI(LightningCLI):
         loggers = given.logger
         if loggers is None or loggers is True:
             loggers = default_loggers(self.folder) if training else False
-        callbacks = [*as_list(given.callbacks), SaveWeights()]
+        callbacks = [*as_list(given.callbacks), SaveWeights(), run_folder.SaveOnSignal(), run_folder.ContinueLoader()]
         if training and loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         checkpoint = self._get(self.config_init, "checkpoint")
@@ -140,6 +138,18 @@ def default_loggers(folder: Path) -> list[Any]:
     return [run_folder.MetricsLogger(str(folder)), tensorboard]
 
 
+def trained_checkpoint(folder: Path) -> Path:
+    """Returns the best checkpoint of a run, else the last: what there is to evaluate.
+
+    Raises:
+        FileNotFoundError: If there is neither, as nobody wants to evaluate an untrained network without notice.
+    """
+    for name in ("best.ckpt", "last.ckpt"):
+        if (path := folder / "checkpoints" / name).is_file():
+            return path
+    raise FileNotFoundError(f"there is nothing trained in {folder}; name a checkpoint with --ckpt_path")
+
+
 def settle_folder(options: Namespace, training: bool) -> Path:
     """Decides where a run is written.
 
@@ -148,17 +158,20 @@ def settle_folder(options: Namespace, training: bool) -> Path:
 
     Args:
         options: The options of one command.
-        training: Whether the command is `fit`; the others write nothing of their own.
+        training: Whether the command is `fit`; the others keep to the newest run.
 
     Raises:
+        FileNotFoundError: If the checkpoint does not exist.
         ValueError: If the folder that was asked for holds another run.
     """
-    asked, continues = options.trainer.default_root_dir, options.get("resume") or options.ckpt_path
+    if options.ckpt_path and not Path(options.ckpt_path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {options.ckpt_path!r}; those of a run are in its checkpoints/")
+    asked = options.trainer.default_root_dir
     if asked:
-        if training and not continues and run_folder.is_taken(Path(asked)):
+        if training and not (options.resume or options.ckpt_path) and run_folder.is_taken(Path(asked)):
             raise ValueError(f"folder {asked} holds a run already; add --resume to continue it, or name another")
         return Path(asked)
     if options.ckpt_path and (own := run_folder.run_of(Path(options.ckpt_path))):
         return own
     newest, free = run_folder.numbered(RUNS / options.name)
-    return newest if newest and (continues or not training) else free
+    return newest if newest and (options.resume or not training) else free
