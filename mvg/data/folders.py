@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class FolderSource(Source):
         slices: How volumes are cut: "axial", "coronal", "sagittal", "auto" (across the largest spacing), or null to
             keep them whole.
         trim: Cut volumes to the box outside of which the reference image is air.
+        longest: Reduce pictures until their longer side is at most this; null keeps them.
         split: Split ("train", "val", "test") to its share of the patients, or to a list of case names with `*`.
         seed: Seed of the split by shares.
         groups: Case to patient, where several cases belong to one patient.
@@ -72,6 +74,7 @@ class FolderSource(Source):
         intensity: dict[str, Intensity] | None = None,
         slices: str | None = "auto",
         trim: bool = False,
+        longest: int | None = None,
         split: dict[str, float | list[str]] | None = None,
         seed: int = 0,
         groups: dict[str, str] | None = None,
@@ -94,7 +97,7 @@ class FolderSource(Source):
         self.class_names = class_names or {}
         self.optional = frozenset(optional or ())
         classes = {role: frozenset(names) - {0} for role, names in self.class_names.items()}
-        self.recipe = Recipe(labels, images[0], intensity or {}, slices, classes, trim)
+        self.recipe = Recipe(labels, images[0], intensity or {}, slices, classes, trim, longest)
         self.split: dict[str, float | list[str]] = split or {"train": 0.7, "val": 0.1, "test": 0.2}
         self.seed, self.groups, self.group_pattern, self.group_block = seed, groups or {}, group_pattern, group_block
         self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
@@ -109,13 +112,19 @@ class FolderSource(Source):
             return 2
         return len(next(iter(self.records().values()))["shape"])
 
-    @property
+    @cached_property
     def folder(self) -> Path:
         """Folder of the prepared data of this source."""
-        rules = to_config(dict(self.recipe.intensity))
-        known = {role: sorted(names) for role, names in self.recipe.classes.items()}
-        key = digest(_FORMAT, str(Path(self.root).resolve()), self.roles, sorted(self.recipe.label_roles), rules,
-                     self.recipe.reference, self.recipe.slices, self.recipe.trim, known)  # fmt: skip
+        recipe = self.recipe
+        key = digest(
+            _FORMAT,
+            str(Path(self.root).resolve()),
+            self.roles,
+            sorted(recipe.label_roles),
+            to_config(dict(recipe.intensity)),
+            {role: sorted(names) for role, names in recipe.classes.items()},
+            [recipe.reference, recipe.slices, recipe.trim, recipe.longest],
+        )
         base = Path(self.cache) if self.cache is not None else default_folder()
         return base / f"{self.name.replace('/', '_')}-{key}"
 

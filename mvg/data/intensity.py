@@ -57,10 +57,12 @@ class Percentiles(Intensity):
         self.low, self.high = low, high
 
     def limits(self, values: FloatArray, full_scale: float | None) -> tuple[float, float]:
-        """Returns the percentiles; a constant image gets an interval of length 1."""
+        """Returns the percentiles; where they coincide, the extremes; for a constant image an interval of length 1."""
         foreground = values[values > values.min()]
-        low, high = np.percentile(foreground, (self.low, self.high)) if foreground.size else (values.min(),) * 2
-        return float(low), float(high) if high > low else float(low) + 1.0
+        low, high = np.percentile(foreground, (self.low, self.high)) if foreground.size else (0.0, 0.0)
+        if not low < high:
+            low, high = values.min(), values.max()
+        return float(low), float(high) if low < high else float(low) + 1.0
 
 
 class FullScale(Intensity):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvg.data.cache import Stored
-from mvg.data.geometry import to_slices
+from mvg.data.geometry import resize, resize_labels, to_slices
 from mvg.data.intensity import FullScale, Intensity, Percentiles, normalise
 from mvg.data.readers import (
     FloatArray,
@@ -41,6 +41,7 @@ class Recipe:
         slices: How volumes are cut: an axis, "auto", or None to keep them whole.
         classes: Label role to its known classes; all are allowed for a role that is missing here.
         trim: Cut volumes to the box outside of which the reference image is air.
+        longest: Pictures are reduced until their longer side is at most this; None keeps them.
     """
 
     label_roles: frozenset[str]
@@ -49,6 +50,7 @@ class Recipe:
     slices: str | None
     classes: Mapping[str, frozenset[int]]
     trim: bool = False
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,20 @@ def _read_pictures(files: Mapping[str, Path], recipe: Recipe) -> dict[str, Grid]
     for picture in pictures.values():
         if picture.values.shape != wanted:
             raise ValueError(f"{picture.path}: must be of size {wanted} like its image, got {picture.values.shape}")
-    return {role: (picture.values[None], None, picture.full_scale) for role, picture in pictures.items()}
+    return {
+        role: (_shorten(picture.values, recipe.longest, role in recipe.label_roles), None, picture.full_scale)
+        for role, picture in pictures.items()
+    }
+
+
+def _shorten(values: FloatArray, longest: int | None, is_label: bool) -> FloatArray:
+    """Reduces `(H, W)` until the longer side is at most `longest`; returns `(1, H, W)`."""
+    if longest is None or max(values.shape) <= longest:
+        return values[None]
+    size = [max(1, round(extent * longest / max(values.shape))) for extent in values.shape]
+    picture = torch.from_numpy(np.array(values))
+    reduced: FloatArray = (resize_labels(picture, size)[None] if is_label else resize(picture[None], size)).numpy()
+    return reduced
 
 
 def _read_volumes(files: Mapping[str, Path], recipe: Recipe) -> tuple[dict[str, Grid], tuple[float, ...]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header
@@ -148,66 +149,61 @@ def _bounded(stream: BinaryIO, needed: int) -> Iterator[bytes]:
 def read_volume(path: Path) -> Volume:
     """Reads a NIfTI volume, after verification, in RAS+ orientation.
 
+    The pixels are read by nibabel: ITK's reader silently turns values that are not finite into 0.
+
     Raises:
         ValueError: If the file is damaged, holds anything but one scalar 3D volume, states two different geometries
-            (sform and qform), is sheared, or holds values that are not finite.
+            (sform, qform, spacing), is sheared, or holds values that are not finite.
     """
     header = verify_nifti(path)
     shape = tuple(int(extent) for extent in header["dim"][1 : int(header["dim"][0]) + 1])
     if len(shape) < 3 or math.prod(shape[3:]) != 1:
         raise ValueError(f"{path}: a 3D volume is needed, got shape {shape}; split it into one file per volume")
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).strip().splitlines()[-1]})") from error
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"{path}: grey values are needed, got a colour or vector volume")
-    if image.GetDimension() > 3:
-        image = image[(slice(None),) * 3 + (0,) * (image.GetDimension() - 3)]
-    check_geometry(path, header, _affine_of(image))
-    volume = _to_volume(sitk.DICOMOrient(sitk.Cast(image, sitk.sitkFloat32), "RAS"), path)
-    bad = volume.values.size - int(np.isfinite(volume.values).sum())
+    if header.get_data_dtype().kind not in "iufb":
+        raise ValueError(f"{path}: grey values are needed, got pixels of type {header.get_data_dtype()}")
+    check_geometry(path, header)
+    image = nibabel.Nifti1Image.from_filename(path, mmap=False)
+    image = nibabel.as_closest_canonical(image.slicer[(slice(None),) * 3 + (0,) * (len(shape) - 3)])
+    values = np.ascontiguousarray(image.get_fdata(dtype=np.float32))
+    bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise ValueError(f"{path}: {bad} voxels are NaN or infinite; replace them or leave the case out")
-    return volume
+    return Volume(values, np.asarray(image.affine, dtype=np.float64), path)
 
 
-def check_geometry(path: Path, header: Nifti1Header, affine: NDArray[np.float64]) -> None:
-    """Checks that a header's sform and qform, where present, say what the reader understood.
+def check_geometry(path: Path, header: Nifti1Header) -> None:
+    """Checks that what a header says of its geometry is of one piece.
 
     Args:
         path: The file, for the message.
         header: Its header.
-        affine: `(4, 4)` RAS affine that the reader used.
 
     Raises:
-        ValueError: If they differ by more than a hundredth of a voxel over the volume, or are not finite.
+        ValueError: If sform, qform and spacing, where present, differ by more than a hundredth of a voxel over the
+            volume, or if the axes are not at right angles.
     """
+    affine = header.get_best_affine()
     extent = np.array([int(size) for size in header["dim"][1:4]], dtype=np.float64)
-    corners = np.stack([np.append(extent * corner, 1) for corner in np.ndindex(2, 2, 2)])
-    smallest = float(np.linalg.norm(affine[:3, :3], axis=0).min())
-    for name, stated in (("sform", header.get_sform(coded=True)), ("qform", header.get_qform(coded=True))):
-        if stated[1] == 0:
-            continue
-        distance = float(np.abs((corners @ stated[0].T - corners @ affine.T)[:, :3]).max())
-        if not distance <= 0.01 * smallest * max(1.0, float(extent.max()) / 100):
+    lengths, smallest = np.linalg.norm(affine[:3, :3], axis=0), float(np.abs(header["pixdim"][1:4]).min())
+    allowed = 0.01 * smallest * max(1.0, float(extent.max()) / 100)
+    distances = {"spacing": float(np.abs((lengths - np.abs(header["pixdim"][1:4])) * extent).max())}
+    for name, (stated, code) in (("sform", header.get_sform(coded=True)), ("qform", header.get_qform(coded=True))):
+        if code:
+            distances[name] = float(np.abs(_corners(extent) @ (stated - affine).T).max())
+    for name, distance in distances.items():
+        if not distance <= allowed:
             raise ValueError(
-                f"{path}: the {name} of the header disagrees with the geometry that was read, by {distance:.3g} mm; "
-                "set sform and qform to the true one"
+                f"{path}: the {name} of the header disagrees with its affine by {distance:.3g} mm; "
+                "set sform, qform and spacing to the true ones"
             )
+    angles = (affine[:3, :3] / lengths).T @ (affine[:3, :3] / lengths)
+    if not np.abs(angles - np.eye(3)).max() < 1e-3:
+        raise ValueError(f"{path}: the affine is sheared; resample the volume onto a grid with right angles")
 
 
-def _affine_of(image: sitk.Image) -> NDArray[np.float64]:
-    affine = np.eye(4)
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    affine[:3, :3] = _LPS_TO_RAS @ direction @ np.diag(image.GetSpacing())
-    affine[:3, 3] = _LPS_TO_RAS @ np.array(image.GetOrigin())
-    return affine
-
-
-def _to_volume(image: sitk.Image, path: Path) -> Volume:
-    values = sitk.GetArrayFromImage(image).transpose(2, 1, 0).astype(np.float32)
-    return Volume(values=values, affine=_affine_of(image), path=path)
+def _corners(extent: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The corners of a volume as homogeneous voxel coordinates, `(8, 4)`."""
+    return np.stack([np.append(extent * corner, 1) for corner in np.ndindex(2, 2, 2)])
 
 
 def _to_image(volume: Volume) -> sitk.Image:
@@ -223,8 +219,7 @@ def same_grid(first: Volume, second: Volume) -> bool:
     """Tells whether two volumes share shape and place, to a twentieth of a voxel at every corner."""
     if first.values.shape != second.values.shape:
         return False
-    extent = np.array(first.values.shape)
-    corners = np.stack([np.append(extent * corner, 1) for corner in np.ndindex(2, 2, 2)])
+    corners = _corners(np.array(first.values.shape, dtype=np.float64))
     return bool(np.abs(corners @ (first.affine - second.affine).T).max() < 0.05 * min(first.spacing))
 
 
@@ -243,10 +238,10 @@ def resample(volume: Volume, onto: Volume, labels: bool = False) -> tuple[Volume
         return volume, np.ones(onto.values.shape, dtype=bool)
     grid, image = _to_image(onto), _to_image(volume)
     kind = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
-    moved = _to_volume(sitk.Resample(image, grid, sitk.Transform(), kind, 0.0), volume.path)
+    moved = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), kind, 0.0)).transpose(2, 1, 0)
     ones = _to_image(Volume(np.ones_like(volume.values), volume.affine, volume.path))
-    seen = _to_volume(sitk.Resample(ones, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0), volume.path)
-    return Volume(moved.values, onto.affine, volume.path), seen.values > 0.5
+    seen = sitk.GetArrayFromImage(sitk.Resample(ones, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0))
+    return Volume(moved.astype(np.float32), onto.affine, volume.path), seen.transpose(2, 1, 0) > 0.5
 
 
 def read_picture(path: Path, labels: bool = False) -> Picture:
