@@ -1,6 +1,8 @@
 """Readers, geometry, augmentation, splits and folder sources."""
 
 import gzip
+import os
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
 from PIL import Image
 
 from mvg.data import (
     Augmentation,
+    EpisodeDataModule,
     FolderSource,
     FullScale,
     Item,
@@ -461,3 +465,31 @@ def test_eight_bit_pictures_are_kept_exactly(tmp_path):
     assert torch.equal(read.labels["labels"], torch.from_numpy(grey // 128).long())
     small = source_of(tmp_path, longest=20)
     assert small.read(small.items("train")[1]).shape == (20, 10)
+
+
+def parse_config(name):
+    parser = ArgumentParser(parser_mode="omegaconf", exit_on_error=False)
+    parser.add_class_arguments(EpisodeDataModule, "data")
+    path = Path(__file__).parents[1] / "configs" / "data" / f"{name}.yaml"
+    return parser.instantiate(parser.parse_args([f"--data={path}", "--data.image_size=[64,64]"])).data
+
+
+@pytest.mark.parametrize(("name", "count"), [("real", 6), ("unseen", 2)])
+def test_shipped_configurations_name_what_exists(name, count):
+    data = parse_config(name)
+    assert len(data.sources) == count
+    assert all(source.licence != "unknown" for source in data.sources.values())
+
+
+def test_unseen_sets_are_no_training_sets():
+    roots = [{source.root for source in parse_config(name).sources.values()} for name in ("real", "unseen")]
+    assert not roots[0] & roots[1]
+
+
+@pytest.mark.skipif("MVG_DATA" not in os.environ, reason="needs real scans below MVG_DATA")
+def test_real_chests_keep_their_patients_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("MVG_CACHE", str(tmp_path))
+    source = parse_config("real").sources["chest"]
+    groups = [{item.group for item in source.items(split)} for split in ("train", "val", "test")]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 26
+    assert {f"labels={k}" for k in (1, 2, 3)} <= source.items("test")[0].keys
