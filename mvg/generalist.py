@@ -84,7 +84,8 @@ class Generalist(pl.LightningModule):
         """Loads starting weights and makes the metrics of every task, the same on all processes."""
         if stage == "fit" and self.trainer.ckpt_path is None:
             initialise(self.network, self.pretrained, self.weights)
-        self.tasks = dict(self.trainer.datamodule.named_tasks)  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.tasks = {name: data.tasks[name.split("/")[1]] for name in data.names}
         self.scores = nn.ModuleDict(
             {name: nn.ModuleDict({metric: MeanMetric() for metric in task.metrics}) for name, task in self.tasks.items()}
         )

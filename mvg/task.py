@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from mvg.configuration import Configurable
-from mvg.data.source import Index
-from mvg.data.subject import Subject
 from mvg.episode import Answer, Pair, Spec
+
+if TYPE_CHECKING:  # the data room builds on this contract
+    from mvg.data.source import Index
+    from mvg.data.subject import Subject
 
 
 class Task(metaclass=Configurable):
