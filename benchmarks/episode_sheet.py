@@ -1,7 +1,7 @@
 """Draws a sheet of episodes of the synthetic anatomies, to judge by eye, and measures how fast they are made.
 
-    python -m benchmarks.episode_sheet --output sheet.png --size 96 --seed 0
-    python -m benchmarks.episode_sheet --speed
+python -m benchmarks.episode_sheet --output sheet.png --size 96 --seed 0
+python -m benchmarks.episode_sheet --speed
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def grey(image: torch.Tensor) -> Picture:
 def overlay(image: torch.Tensor, mask: torch.Tensor) -> Picture:
     """Colours a mask `(H, W)` over an image `(1, H, W)`; `(H, W, 3)`."""
     share = 0.55 * mask.double().numpy()[..., None]
-    return (1 - share) * grey(image) + share * COLOUR
+    coloured: Picture = (1 - share) * grey(image) + share * COLOUR
+    return coloured
 
 
 def middle(subject: Subject, axis: int) -> Subject:
@@ -78,18 +79,20 @@ def speed(size: tuple[int, ...], cohorts: int, reads: int) -> float:
     """Measures subjects per second on one core, with a new anatomy for every `reads` subjects."""
     source = SyntheticAnatomy(image_size=size, seed=1)
     source.read(source.items("val")[0])
-    start = time.perf_counter()
+    start = time.process_time()
     for cohort in range(cohorts):
         for item in source.items("train", cohort)[:reads]:
             source.read(item)
-    return cohorts * reads / (time.perf_counter() - start)
+    return cohorts * reads / (time.process_time() - start)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="PNG file to write")
-    parser.add_argument("--size", type=int, nargs="+", default=[96], help="image size: one number, or one for each axis")
+    parser.add_argument(
+        "--size", type=int, nargs="+", default=[96], help="image size: one number, or one for each axis"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recipes", nargs="*", help="body regions, by default all")
     parser.add_argument("--rows", type=int, default=16)

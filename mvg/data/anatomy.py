@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +34,7 @@ class Shape:
         boxy: Superellipsoid of power 4 in place of 2.
         organ: May become a class (else it is packing: fat, skin, ribs).
         jitter: How much its position and size differ between subjects; 1 is usual.
-        copies: Range of the number of small copies scattered in the parent, drawn for each subject; None for a fixed one.
+        copies: Range of the number of small copies scattered in the parent, drawn for each subject; None for one.
         segments: `(n, 2, d)`, ends of the capsules, local; None for an ellipsoid.
         thickness: `(n, 2)`, radii of the capsules at their ends.
         side: 1 for the mirror image of another shape, else 0.
@@ -55,6 +57,18 @@ class Shape:
     thickness: Array | None = None
     side: int = 0
     label: int = 0
+
+    @cached_property
+    def swell(self) -> float:
+        """Largest factor by which its ripples can widen it."""
+        return 1 + float(np.abs(self.waves[:, -1]).sum())
+
+    def zoomed(self, factor: float, focus: Array) -> Shape:
+        """Magnifies it around a point of the image, `(d,)`; scattered copies keep their size."""
+        thickness = None if self.thickness is None else self.thickness * np.float32(factor)
+        radii = self.radii if self.copies else self.radii * np.float32(factor)
+        centre = self.centre if self.parent >= 0 else (self.centre - focus) * np.float32(factor)
+        return replace(self, radii=radii, thickness=thickness, centre=centre)
 
 
 class Builder:
@@ -80,6 +94,10 @@ class Builder:
         """Draws yes or no."""
         return bool(self.rng.random() < share)
 
+    def size(self, height: tuple[float, float], width: tuple[float, float]) -> tuple[float, float]:
+        """Draws (y, x) from a range for each."""
+        return self.between(*height), self.between(*width)
+
     def vector(self, plane: Sequence[float], along: float) -> Array:
         """Completes `(y, x)` by z in 3D."""
         return np.array(plane if self.dims == 2 else (along, *plane), dtype=np.float32)
@@ -87,7 +105,9 @@ class Builder:
     def waves(self, amplitude: float, count: int = 3, frequency: float = 2.5) -> Array:
         """Draws surface ripples, `(count, d + 2)`."""
         direction = self.rng.standard_normal((count, self.dims))
-        direction *= frequency * self.rng.uniform(0.6, 1.4, (count, 1)) / np.linalg.norm(direction, axis=1, keepdims=True)
+        direction *= (
+            frequency * self.rng.uniform(0.5, 1.5, (count, 1)) / np.linalg.norm(direction, axis=1, keepdims=True)
+        )
         phase = self.rng.uniform(0, 2 * np.pi, (count, 1))
         height = amplitude * self.rng.uniform(0.5, 1.2, (count, 1)) / np.sqrt(count)
         return np.concatenate([direction, phase, height], 1).astype(np.float32)
@@ -105,7 +125,6 @@ class Builder:
         host: int | None = None,
         angle: float = 0.0,
         wobble: float = 0.08,
-        folds: tuple[float, float] | None = None,
         boxy: bool = False,
         organ: bool = True,
         loose: float = 1.0,
@@ -125,7 +144,6 @@ class Builder:
             host: The shape that clips it; by default the parent. -1 for none.
             angle: Turn in degrees.
             wobble: Amplitude of its ripples, as a share of its size.
-            folds: Frequency and amplitude of fine ripples (gyri).
             boxy: Superellipsoid of power 4.
             organ: May become a class.
             loose: How much the anatomy differs from the textbook here.
@@ -135,17 +153,15 @@ class Builder:
         loose *= self.looseness
         shift = self.rng.normal(0, 0.05 * loose, 2)
         stretch = np.exp(self.rng.normal(0, 0.12 * loose, self.dims))
-        long = float(np.mean(size)) if depth is None else depth
-        ripples = [self.waves(wobble)] + ([] if folds is None else [self.waves(folds[1], 4, folds[0])])
         turn = np.radians(angle + self.rng.normal(0, 8 * loose))
-        tilt = self.rng.normal(0, 0.1, 2) if self.dims == 3 and depth is None else np.zeros(0 if self.dims == 2 else 2)
+        tilt = self.rng.normal(0, 0.1 if depth is None else 0.0, 2 * (self.dims - 2))
         shape = Shape(
             name=name,
             tissue=tissue,
             centre=self.vector((at[0] + shift[0], at[1] + shift[1]), z),
-            radii=(self.vector(size, long) * stretch).astype(np.float32),
+            radii=(self.vector(size, sum(size) / 2 if depth is None else depth) * stretch).astype(np.float32),
             angles=np.array([turn, *tilt], dtype=np.float32),
-            waves=np.concatenate(ripples),
+            waves=self.waves(wobble),
             parent=parent if self.shapes else -1,
             host=-1 if not self.shapes else parent if host is None else host,
             boxy=boxy,
@@ -155,6 +171,11 @@ class Builder:
         )
         self.shapes.append(shape)
         return len(self.shapes) - 1
+
+    def pack(self, name: str, tissue: str, at: Sequence[float], size: Sequence[float], **options: Any) -> int:
+        """Adds packing (skin, ribs): as `add`, but close to the textbook and no class by itself."""
+        settings: dict[str, Any] = {"organ": False, "loose": 0.3, **options}
+        return self.add(name, tissue, at, size, **settings)
 
     def layer(
         self,
@@ -166,10 +187,19 @@ class Builder:
         folds: tuple[float, float] | None = None,
         organ: bool = False,
     ) -> int:
-        """Adds a copy of the parent, smaller by `inset` all around, and returns its number."""
+        """Adds a copy of the parent, smaller by `inset` all around, and returns its number.
+
+        Args:
+            name: Name of the structure.
+            tissue: What it is made of.
+            inset: In units of half the image.
+            parent: The shape it is a copy of.
+            folds: Frequency and amplitude of fine ripples of its own (gyri).
+            organ: May become a class.
+        """
         outer = self.shapes[parent]
         radii = np.maximum(outer.radii - inset, 0.25 * outer.radii)
-        waves = outer.waves if folds is None else np.concatenate([outer.waves, self.waves(folds[1], 4, folds[0])])
+        waves = outer.waves if folds is None else np.concatenate([outer.waves, self.waves(folds[1], 6, folds[0])])
         shape = replace(
             outer,
             name=name,
@@ -186,9 +216,11 @@ class Builder:
         self.shapes.append(shape)
         return len(self.shapes) - 1
 
-    def pair(self, name: str, tissue: str, at: Sequence[float], size: Sequence[float], **options: object) -> tuple[int, int]:
+    def pair(
+        self, name: str, tissue: str, at: Sequence[float], size: Sequence[float], **options: Any
+    ) -> tuple[int, int]:
         """Adds a structure at `at` and its mirror image in x, and returns both numbers."""
-        one = self.add(name, tissue, at, size, **options)  # type: ignore[arg-type]
+        one = self.add(name, tissue, at, size, **options)
         return one, self.mirror(one)
 
     def mirror(self, number: int, parent: int | None = None) -> int:

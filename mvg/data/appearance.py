@@ -16,7 +16,7 @@ Range = tuple[float, float]
 
 
 class Tissue(NamedTuple):
-    """Ranges of intensity under each scanner, [0, 1], and the strength of four textures: coarse, middle, fine, ridged."""
+    """Ranges of intensity under each scanner, [0, 1], and strengths of the textures: coarse, middle, fine, ridged."""
 
     ct: Range
     t1: Range
@@ -49,11 +49,12 @@ TISSUES: Mapping[str, Tissue] = {
 """Tissues of sections. Those of other looks have one intensity for all scanners, in `SURFACES`."""
 
 SURFACES: Mapping[str, tuple[Range, tuple[float, float, float, float]]] = {
-    "soft": ((0.32, 0.45), (0.3, 0.2, 0.1, 0.1)),
+    "soft": ((0.34, 0.42), (0.3, 0.2, 0.1, 0.1)),
     "lung field": ((0.05, 0.16), (0.4, 0.5, 0.3, 0.6)),
-    "dense": ((0.5, 0.66), (0.2, 0.2, 0.1, 0)),
-    "column": ((0.62, 0.75), (0.2, 0.6, 0.2, 0.3)),
-    "thin bone": ((0.5, 0.6), (0.1, 0.1, 0.1, 0.1)),
+    "dense": ((0.5, 0.62), (0.2, 0.2, 0.1, 0)),
+    "column": ((0.52, 0.62), (0.2, 0.6, 0.2, 0.3)),
+    "thin bone": ((0.44, 0.52), (0.1, 0.1, 0.1, 0.1)),
+    "vascular": ((0.18, 0.27), (0.2, 0.2, 0.1, 0.1)),
     "long bone": ((0.6, 0.8), (0.2, 0.4, 0.4, 0.5)),
     "metal": ((0.95, 1.0), (0, 0, 0, 0)),
     "echo": ((0.3, 0.45), (0.8, 0.8, 0.4, 0.6)),
@@ -90,7 +91,7 @@ SECTIONS = (
     ("ct", "ct", "t2"),
     ("ct", "t1", "pet"),
     ("ct", "ct", "ct"),
-    ("pet", "ct", "t1"),
+    ("t2", "pet", "ct"),
     ("wild", "wild", "wild"),
 )
 """Kinds of scanner that look at one subject. "pd" mixes T1 and T2, "wild" has any contrast."""
@@ -141,7 +142,8 @@ class Window:
             radius = np.hypot(aside, y + self.top)
             inside = np.minimum(radius - (self.top - self.reach), self.top + 0.95 - radius)
             inside = np.minimum(inside, (self.angle - np.arctan2(aside, y + self.top)) * radius)
-        return np.clip(inside / edge, 0, 1).astype(np.float32)
+        soft: Array = np.clip(inside / edge, 0, 1).astype(np.float32)
+        return soft
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def texture(tissue: str) -> tuple[float, float, float, float]:
 
 
 def intensities(kind: str, shapes: Sequence[Shape], rng: np.random.Generator) -> Array:
-    """Draws the intensity of each shape under one scanner, `(shapes,)`; organs differ visibly from what is around them."""
+    """Draws the intensity of each shape under one scanner, `(shapes,)`; organs differ visibly from their parents."""
     low, high = (rng.uniform(0.0, 0.28), rng.uniform(0.62, 1.0)) if kind == "ct" else (0.0, 1.0)
     mix = rng.uniform(0.2, 0.8)
     tissues: dict[str, float] = {}
@@ -199,7 +201,9 @@ def intensities(kind: str, shapes: Sequence[Shape], rng: np.random.Generator) ->
     values: list[float] = []
     for shape in shapes:
         if shape.name not in names:
-            typical = tissues.setdefault(shape.tissue, (draw_intensity(kind, shape.tissue, mix, rng) - low) / (high - low))
+            typical = tissues.setdefault(
+                shape.tissue, (draw_intensity(kind, shape.tissue, mix, rng) - low) / (high - low)
+            )
             own = (draw_intensity(kind, shape.tissue, mix, rng) - low) / (high - low)
             value = float(np.clip(own if shape.organ else typical, 0, 1))
             if shape.organ and shape.parent >= 0:
@@ -235,14 +239,18 @@ def apart(value: float, around: float, rng: np.random.Generator) -> float:
 
 def draw_scanner(kind: str, dims: int, rng: np.random.Generator) -> Scanner:
     """Draws one modality of a cohort."""
-    sharp = {"pet": (0.02, 0.04), "sonogram": (0.002, 0.006), "slide": (0.0, 0.006)}.get(kind, (0.0, 0.009))
+    sharp = {"pet": (0.01, 0.024), "sonogram": (0.002, 0.006), "slide": (0.0, 0.006)}.get(kind, (0.0, 0.009))
     sigma = rng.uniform(*sharp, dims) * rng.choice([1.0, 1.0, 1.0, 2.0], dims)
-    noise = {"pet": (0.02, 0.06), "ct": (0.01, 0.04), "sonogram": (0.25, 0.6), "projection": (0.005, 0.02)}.get(kind, (0.005, 0.035))
+    noise = {"pet": (0.02, 0.06), "ct": (0.01, 0.04), "sonogram": (0.25, 0.6), "projection": (0.005, 0.02)}.get(
+        kind, (0.005, 0.035)
+    )
     bias = {"ct": 0.0, "pet": 0.02, "projection": 0.05, "sonogram": 0.2, "slide": 0.04}.get(kind, rng.uniform(0, 0.22))
     scale = {"ct": 0.03, "pet": 0.06, "sonogram": 0.12, "slide": 0.07, "projection": 0.05}.get(kind, 0.05)
     gains = scale * rng.uniform(0.5, 1.3, TEXTURES) * rng.choice([-1.0, 1.0], TEXTURES)
     gamma = float(np.exp(rng.normal(0, 0.15)))
-    return Scanner(kind, gamma, tuple(map(float, sigma)), float(rng.uniform(*noise)), float(bias), gains.astype(np.float32))
+    return Scanner(
+        kind, gamma, tuple(map(float, sigma)), float(rng.uniform(*noise)), float(bias), gains.astype(np.float32)
+    )
 
 
 def draw_window(kind: str, rng: np.random.Generator) -> Window | None:
@@ -266,16 +274,14 @@ def expose(canvas: Array, look: Look, rng: np.random.Generator) -> Array:
     weave = [smooth_noise(rng, size, (cells,) * len(size), 1)[0] for cells in CELLS]
     ridges = 1.2 - 2 * np.abs(smooth_noise(rng, size, (12,) * len(size), 1)[0])
     strands = canvas[count:] * np.stack([*weave, ridges])
-    return np.stack([
-        scan(canvas[index] + np.tensordot(scanner.gains, strands, 1), scanner, rng)
-        for index, scanner in enumerate(look.scanners)
-    ])
+    means = (mean + np.tensordot(s.gains, strands, 1) for mean, s in zip(canvas[:count], look.scanners, strict=True))
+    return np.stack([scan(mean, scanner, rng) for mean, scanner in zip(means, look.scanners, strict=True)])
 
 
 def scan(mean: Array, scanner: Scanner, rng: np.random.Generator) -> Array:
     """Takes one image `(*S)` in [0, 1] of the mean intensities `(*S)` of a subject."""
     size = mean.shape
-    image = np.clip(mean, 0, 1) * float(np.exp(rng.normal(0, 0.03)))
+    image: Array = np.minimum(np.maximum(mean, 0), 1) * np.float32(np.exp(rng.normal(0, 0.03)))
     strength = scanner.noise * float(np.exp(rng.normal(0, 0.2)))
     if scanner.kind == "sonogram":
         image = insonify(image, strength, rng)
@@ -283,15 +289,16 @@ def scan(mean: Array, scanner: Scanner, rng: np.random.Generator) -> Array:
         image = image * np.exp(scanner.bias * smooth_noise(rng, size, (2,) * len(size), 1)[0])
     sigmas = [share * n for share, n in zip(scanner.sigma, size, strict=True)]
     image = blur(image[None], sigmas)[0]
-    noise = rng.standard_normal(size, dtype=np.float32) * strength
+    noise: Array = rng.standard_normal(size, dtype=np.float32) * np.float32(strength)
     if scanner.kind in ("t1", "t2", "pd", "wild"):
-        image = np.hypot(image + noise, strength * rng.standard_normal(size, dtype=np.float32))
+        image = np.hypot(image + noise, np.float32(strength) * rng.standard_normal(size, dtype=np.float32))
     elif scanner.kind == "pet":
         image = image + 2.5 * blur((noise * np.sqrt(image))[None], [1.0] * len(size))[0]
     elif scanner.kind != "sonogram":
-        image = image + noise
+        image = image + noise - (1.5 * strength if scanner.kind == "ct" else 0)
     gamma = scanner.gamma * float(np.exp(rng.normal(0, 0.04)))
-    return np.clip(image, 0, 1, dtype=np.float32) ** np.float32(gamma)
+    shown: Array = np.minimum(np.maximum(image, 0), 1) ** np.float32(gamma)
+    return shown
 
 
 def insonify(echo: Array, speckle: float, rng: np.random.Generator) -> Array:
@@ -302,10 +309,11 @@ def insonify(echo: Array, speckle: float, rng: np.random.Generator) -> Array:
     """
     axis, size = echo.ndim - 2, echo.shape
     surface = np.abs(np.diff(echo, axis=axis, prepend=echo.take([0], axis)))
-    absorbed = np.cumsum(np.clip(echo - 0.85, 0, None) * 6 + 0.25 * (echo - 0.3), axis=axis) * (24 / size[axis])
+    loss = (np.clip(echo - 0.85, 0, None) * 6 + 0.25 * (echo - 0.3)) * (24 / size[axis])
     across = [1.0 if index == axis else 1.6 for index in range(len(size))]
     grain = blur(rng.standard_normal((2, *size), dtype=np.float32), [s * max(size) / 96 for s in across])
     grain = np.sqrt((grain**2).sum(0))
     grain *= 1 / (grain.mean() + 1e-6)
-    behind = np.exp(-0.12 * np.roll(absorbed, 1, axis))
-    return np.clip((echo + 0.5 * surface) * behind * (1 - speckle + speckle * grain) + 0.01, 0, 1)
+    behind = np.exp(-0.12 * (np.cumsum(loss, axis=axis) - loss))
+    heard: Array = np.clip((echo + 0.5 * surface) * behind * (1 - speckle + speckle * grain) + 0.01, 0, 1)
+    return heard

@@ -19,7 +19,8 @@ def spline_basis(size: int, cells: int) -> Array:
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.clip(2 - distance, 0, None) ** 3 / 6
     weights = np.where(distance < 1, near, far)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    basis: Array = (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
+    return basis
 
 
 @lru_cache(maxsize=512)
@@ -27,7 +28,8 @@ def gaussian_basis(size: int, sigma: float) -> Array:
     """Returns the blur of a line of `size` pixels as a matrix, `(size, size)`, rows of sum one; sigma in pixels."""
     distance = np.arange(size)[:, None] - np.arange(size)[None]
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    basis: Array = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return basis
 
 
 def transform(field: Array, bases: Sequence[Array | None]) -> Array:
@@ -35,13 +37,17 @@ def transform(field: Array, bases: Sequence[Array | None]) -> Array:
     for axis, basis in enumerate(bases, start=1):
         if basis is None:
             continue
-        last = axis == field.ndim - 1
-        field = field @ basis.T if last else np.moveaxis(np.moveaxis(field, axis, -1) @ basis.T, -1, axis)
+        before, after = field.shape[:axis], field.shape[axis + 1 :]
+        if after:
+            lines = field.reshape(int(np.prod(before)), field.shape[axis], -1)
+            field = (basis @ lines).reshape(*before, len(basis), *after)
+        else:
+            field = field @ basis.T
     return field
 
 
 def smooth_noise(rng: np.random.Generator, shape: Sequence[int], cells: Sequence[int], count: int) -> Array:
-    """Draws Gaussian fields of zero mean and unit variance, `(count, *shape)`, with about `cells` bumps along each axis."""
+    """Draws Gaussian fields of unit variance, `(count, *shape)`, with about `cells` bumps along each axis."""
     bases = [spline_basis(size, min(number, size)) for size, number in zip(shape, cells, strict=True)]
     coarse = rng.standard_normal((count, *(basis.shape[1] for basis in bases)), dtype=np.float32)
     return transform(coarse, bases)

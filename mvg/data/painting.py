@@ -71,10 +71,11 @@ def pose(shapes: Sequence[Shape], rng: np.random.Generator, variation: float) ->
     """
     dims = len(shapes[0].centre)
     loose = variation * np.array([shape.jitter for shape in shapes], dtype=np.float32)[:, None]
-    draws = rng.standard_normal((len(shapes) + 1, 2 * dims + 4), dtype=np.float32)
+    most = max(len(shape.waves) for shape in shapes)
+    draws = rng.standard_normal((len(shapes) + 1, 2 * dims + 4 + most), dtype=np.float32)
     turn = rotations(np.stack([s.angles for s in shapes]) + 0.08 * loose * draws[:-1, : len(shapes[0].angles)])
-    scale = np.exp(0.07 * loose * draws[:-1, 3 : 3 + 1] + 0.04 * loose * draws[:-1, 4 : 4 + dims])
-    shift = 0.035 * loose * draws[:-1, 4 + dims :]
+    scale = np.exp(0.05 * loose * draws[:-1, 3 : 3 + 1] + 0.035 * loose * draws[:-1, 4 : 4 + dims])
+    shift = 0.035 * loose * draws[:-1, 4 + dims : 4 + 2 * dims]
     whole = rotations(0.06 * variation * draws[-1:, : len(shapes[0].angles)])[0]
     frames: list[tuple[Array, Array, Array]] = []
     parts: list[Part] = []
@@ -94,13 +95,13 @@ def pose(shapes: Sequence[Shape], rng: np.random.Generator, variation: float) ->
             parts.extend(chain(shape, number, origin, host_matrix, variation, rng))
         else:
             waves = shape.waves.copy()
-            waves[:, dims] += 0.35 * variation * rng.standard_normal(len(waves), dtype=np.float32)
+            waves[:, dims] += 0.35 * variation * draws[number, -len(waves) :]
             parts.append(Part(number, centre, basis * (shape.radii * growth), waves, shape.boxy))
     return parts
 
 
 def scatter(shape: Shape, number: int, origin: Array, matrix: Array, rng: np.random.Generator) -> list[Part]:
-    """Draws the scattered copies of a shape inside of its parent, away from the parent's surface."""
+    """Draws the scattered copies of a shape inside of its parent, away from its surface and from the image's edge."""
     assert shape.copies is not None
     dims, count = len(shape.centre), int(rng.integers(shape.copies[0], shape.copies[1] + 1))
     direction = rng.standard_normal((count, dims), dtype=np.float32)
@@ -109,11 +110,13 @@ def scatter(shape: Shape, number: int, origin: Array, matrix: Array, rng: np.ran
     turn = rotations(rng.uniform(-np.pi, np.pi, (count, len(shape.angles))).astype(np.float32))
     radii = shape.radii * np.exp(0.2 * rng.standard_normal((count, dims), dtype=np.float32))
     phase = rng.uniform(0, 2 * np.pi, (count, len(shape.waves))).astype(np.float32)
+    world = origin + place @ matrix.T
+    world = 2 * np.clip(world, -0.9, 0.9) - world
     parts = []
     for index in range(count):
         waves = shape.waves.copy()
         waves[:, dims] = phase[index]
-        parts.append(Part(number, origin + matrix @ place[index], turn[index] * radii[index], waves))
+        parts.append(Part(number, world[index], turn[index] * radii[index], waves))
     return parts
 
 
@@ -121,16 +124,17 @@ def chain(
     shape: Shape, number: int, origin: Array, matrix: Array, variation: float, rng: np.random.Generator
 ) -> list[Part]:
     """Places the capsules of a tube; a smooth displacement of the whole keeps their ends together."""
-    assert shape.segments is not None and shape.thickness is not None
+    assert shape.segments is not None
+    assert shape.thickness is not None
     dims = len(shape.centre)
     wave = rng.standard_normal((2, dims, dims), dtype=np.float32)
     points = shape.segments
-    points = points + 0.05 * variation * np.sin(2.5 * points @ wave[0] + wave[1, 0]) @ wave[1].T
+    points = points + 0.02 * variation * np.sin(2.5 * points @ wave[0] + wave[1, 0]) @ wave[1].T
     world = points @ matrix.T + origin
     swell = float(np.exp(0.1 * variation * rng.standard_normal()))
-    nothing = np.zeros((0, dims + 2), dtype=np.float32)
+    unit, nothing = np.eye(dims, dtype=np.float32), np.zeros((0, dims + 2), dtype=np.float32)
     return [
-        Part(number, start, np.eye(dims, dtype=np.float32), nothing, end=end, thickness=(first * swell, last * swell))
+        Part(number, start, unit, nothing, end=end, thickness=(first * swell, last * swell))
         for (start, end), (first, last) in zip(world, shape.thickness.tolist(), strict=True)
     ]
 
@@ -140,7 +144,8 @@ def deformation(rng: np.random.Generator, size: tuple[int, ...], variation: floa
     dims = len(size)
     broad = smooth_noise(rng, size, (3,) * dims, dims)
     fine = smooth_noise(rng, size, (8,) * dims, dims)
-    return variation * (0.03 * broad + 0.009 * fine)
+    field: Array = np.float32(0.03 * variation) * broad + np.float32(0.009 * variation) * fine
+    return field
 
 
 @dataclass(frozen=True)
@@ -174,15 +179,19 @@ def paint(
     labels = np.zeros(size, dtype=np.int64)
     hosts = {number: np.zeros(size, dtype=np.float32) for number in {s.host for s in shapes} - {-1}}
     step = float(pixel.mean())
-    inverses = np.linalg.inv(np.stack([part.matrix for part in parts])) if parts else ()
-    for part, inverse, box in zip(parts, inverses, boxes(parts, coordinates), strict=True):
+    values = table.reshape(*table.shape, *(1,) * len(size))
+    parents = [shape.parent for shape in shapes]
+    steps = values - np.where(np.array(parents)[(..., *(None,) * (values.ndim - 1))] >= 0, values[parents], 0)
+    depth: dict[str, Array] = {}
+    inverses = np.linalg.inv(np.stack([part.matrix for part in parts]))
+    for part, inverse, box in zip(parts, inverses, boxes(shapes, parts, coordinates), strict=True):
         shape = shapes[part.shape]
         points = coordinates[(slice(None), *box)]
         if not points.size:
             continue
         flat = points.reshape(len(size), -1)
         distance, relative = capsule(part, flat) if part.end is not None else ellipsoid(part, inverse, flat)
-        cover = np.clip(0.5 - distance / step, 0, 1).reshape(points.shape[1:])
+        cover = np.minimum(np.maximum(0.5 - distance / step, 0), 1).reshape(points.shape[1:])
         if shape.host >= 0:
             cover = cover * hosts[shape.host][box]
         if part.shape in hosts:
@@ -191,39 +200,40 @@ def paint(
         if shape.label != TRANSPARENT:
             labels[box][cover > 0.5] = shape.label
         patch = canvas[(slice(None), *box)]
-        values = table[part.shape].reshape(-1, *(1,) * len(size))
         if projection:
-            under = table[shape.parent].reshape(values.shape) if shape.parent >= 0 else 0
-            thickness = np.sqrt(np.clip(1 - relative * relative, 0, None)).reshape(cover.shape)
-            patch += (0.5 * thickness + 0.5 * cover) * (cover > 0) * (values - under)
+            ball = np.sqrt(np.maximum(1 - relative * relative, 0)).reshape(cover.shape)
+            behind = depth.setdefault(shape.name, np.zeros(size, dtype=np.float32))[box]
+            more = np.maximum(0.6 * ball * cover + 0.4 * cover - behind, 0)
+            behind += more
+            patch += more * steps[part.shape]
         else:
-            patch += cover * (values - patch)
+            patch += cover * (values[part.shape] - patch)
     return Painting(canvas, labels)
 
 
-def boxes(parts: Sequence[Part], coordinates: Array) -> list[tuple[slice, ...]]:
+def boxes(shapes: Sequence[Shape], parts: Sequence[Part], coordinates: Array) -> list[tuple[slice, ...]]:
     """Returns the part of the image that each part can reach, as slices."""
     size = np.array(coordinates.shape[1:])
     slack = np.abs(coordinates - grid(coordinates.shape[1:])).max(tuple(range(1, coordinates.ndim)))
-    found = []
-    for part in parts:
-        if part.end is None:
-            reach = np.abs(part.matrix).sum(1) if part.boxy else np.sqrt((part.matrix**2).sum(1))
-            reach = reach * (1 + np.abs(part.waves[:, -1]).sum())
-            low, high = part.centre - reach, part.centre + reach
-        else:
-            low = np.minimum(part.centre, part.end) - max(part.thickness)
-            high = np.maximum(part.centre, part.end) + max(part.thickness)
-        first = np.clip(np.floor((low - slack + 1) / 2 * size) - 1, 0, size).astype(int).tolist()
-        last = np.clip(np.ceil((high + slack + 1) / 2 * size) + 1, 0, size).astype(int).tolist()
-        found.append(tuple(map(slice, first, last)))
-    return found
+    start = np.stack([part.centre for part in parts])
+    end = np.stack([part.centre if part.end is None else part.end for part in parts])
+    width = np.array([max(part.thickness) for part in parts], dtype=np.float32)[:, None]
+    matrices = np.stack([part.matrix for part in parts])
+    boxy = np.array([part.boxy for part in parts])[:, None]
+    swell = np.array([shapes[part.shape].swell for part in parts], dtype=np.float32)[:, None]
+    reach = np.where(boxy, np.abs(matrices).sum(2), np.sqrt((matrices**2).sum(2))) * swell
+    solid = np.array([part.end is None for part in parts])[:, None]
+    reach = np.where(solid, reach, width) + slack
+    low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
+    first = np.clip(np.floor((low + 1) / 2 * size) - 1, 0, size).astype(int).tolist()
+    last = np.clip(np.ceil((high + 1) / 2 * size) + 1, 0, size).astype(int).tolist()
+    return [tuple(map(slice, one, two)) for one, two in zip(first, last, strict=True)]
 
 
 def ellipsoid(part: Part, inverse: Array, points: Array) -> tuple[Array, Array]:
-    """Returns the distance of points `(d, N)` to a wavy ellipsoid, negative inside, and their relative radius; `(N,)` each.
+    """Returns the distance of points to a wavy ellipsoid, negative inside, and their relative radius.
 
-    The distance is exact to first order at the surface.
+    Points are `(d, N)`, the results `(N,)`. The distance is exact to first order at the surface.
     """
     dims = len(points)
     local = inverse @ points - (inverse @ part.centre)[:, None]
@@ -244,11 +254,11 @@ def ellipsoid(part: Part, inverse: Array, points: Array) -> tuple[Array, Array]:
 
 
 def capsule(part: Part, points: Array) -> tuple[Array, Array]:
-    """Returns the distance of points `(d, N)` to a capsule, negative inside, and their relative radius; `(N,)` each."""
+    """Returns the distance of points `(d, N)` to a capsule, negative inside, and their relative radius, `(N,)` each."""
     assert part.end is not None
     axis = part.end - part.centre
     offset = points - part.centre[:, None]
-    along = np.clip(axis @ offset / (axis @ axis + 1e-8), 0, 1)
+    along = np.minimum(np.maximum(axis @ offset / (axis @ axis + 1e-8), 0), 1)
     offset -= axis[:, None] * along
     radius = np.sqrt((offset * offset).sum(0))
     width = part.thickness[0] + (part.thickness[1] - part.thickness[0]) * along

@@ -20,7 +20,7 @@ from mvg.data.subject import Item, Subject
 
 LESION = "lesion"
 """Name of the class of small scattered blobs."""
-VISIBLE = 0.004
+VISIBLE = 0.006
 """Share of the pixels that a structure must cover to become a class; in 3D, to the power of 1.5."""
 MODALITIES = ("modality_a", "modality_b", "modality_c")
 
@@ -166,7 +166,12 @@ class SyntheticAnatomy(Source):
         scans = torch.from_numpy(orient(images, found.orientation))
         roles = {role: scans[index : index + 1] for index, role in enumerate(MODALITIES)}
         spacing = tuple(found.recipe.extent / n for n in size)
-        return Subject({"image": scans[:1], **roles}, {"labels": torch.from_numpy(orient(labels, found.orientation))}, item, spacing)
+        return Subject(
+            {"image": scans[:1], **roles},
+            {"labels": torch.from_numpy(orient(labels, found.orientation))},
+            item,
+            spacing,
+        )
 
 
 def shares(recipes: Mapping[str, float] | None, dims: int) -> tuple[tuple[str, float], ...]:
@@ -194,9 +199,13 @@ def prototype(plan: Plan, split: int, cohort: int) -> Prototype:
     shapes = builder.shapes
     if rng.random() >= plan.lesions:
         shapes = [replace(s, copies=(0, 0), organ=False) if s.name == LESION else s for s in shapes]
+    if recipe.look == "section" and rng.random() < 0.6:
+        focus = rng.uniform(-0.25, 0.25, len(plan.image_size)).astype(np.float32)
+        factor = float(rng.uniform(1.0, 1.6))
+        shapes = [shape.zoomed(factor, focus) for shape in shapes]
     window = draw_window(recipe.look, rng)
     classes = choose_classes(shapes, plan, window, rng)
-    shapes = labelled(shapes, classes)
+    shapes = labelled(shapes, classes, recipe.look == "projection")
     look = draw_look(recipe.look, shapes, window, len(plan.image_size), len(MODALITIES), rng)
     keys = frozenset({"image", "labels", *MODALITIES, *(f"labels={number}" for number in range(1, len(classes) + 1))})
     orientation = draw_orientation(recipe.look, plan.image_size, rng)
@@ -206,7 +215,7 @@ def prototype(plan: Plan, split: int, cohort: int) -> Prototype:
 def choose_classes(
     shapes: Sequence[Shape], plan: Plan, window: Window | None, rng: np.random.Generator
 ) -> list[tuple[str, int]]:
-    """Draws which structures of an anatomy are classes, as (name, side); only those that can be seen in its subjects.
+    """Draws which structures of an anatomy are classes, as (name, side); only those that its typical subject shows.
 
     Left and right are one class in most anatomies, and two in some. Packing (fat, skin, bones) fills up where an
     anatomy has too few organs.
@@ -216,12 +225,9 @@ def choose_classes(
     numbers = {structure: number for number, structure in enumerate(structures, start=1)}
     marked = [replace(s, label=numbers.get((s.name, s.side if split else 0), 0)) for s in shapes]
     size = tuple(min(n, 48 if len(plan.image_size) == 2 else 28) for n in plan.image_size)
-    seen = np.full(len(structures) + 1, np.iinfo(np.int64).max)
-    for _ in range(2):
-        coordinates = grid(size) + deformation(rng, size, 1.0)
-        labels = paint(marked, pose(marked, rng, 1.0), coordinates, np.zeros((len(marked), 0), np.float32)).labels
-        labels = labels if window is None else labels * (window.mask(size) > 0.5)
-        seen = np.minimum(seen, np.bincount(labels.ravel(), minlength=len(seen)))
+    labels = paint(marked, pose(marked, rng, 0.0), grid(size), np.zeros((len(marked), 0), np.float32)).labels
+    labels = labels if window is None else labels * (window.mask(size) > 0.5)
+    seen = np.bincount(labels.ravel(), minlength=len(structures) + 1)
     least = np.prod(size) * (VISIBLE if len(size) == 2 else VISIBLE**1.5)
     visible = [structure for structure in structures if seen[numbers[structure]] >= least and structure[0] != LESION]
     order = [visible[index] for index in rng.permutation(len(visible))]
@@ -235,21 +241,25 @@ def choose_classes(
     return [chosen[index] for index in rng.permutation(len(chosen))]
 
 
-def labelled(shapes: Sequence[Shape], classes: Sequence[tuple[str, int]]) -> list[Shape]:
-    """Gives each shape its class; packing inside of a class (marrow in a bone) belongs to it, organs do not."""
+def labelled(shapes: Sequence[Shape], classes: Sequence[tuple[str, int]], projection: bool) -> list[Shape]:
+    """Gives each shape its class; packing inside of a class (marrow in a bone) belongs to it, organs do not.
+
+    In a projection nothing hides what lies behind it.
+    """
     split = any(side for _, side in classes)
     numbers = {structure: number for number, structure in enumerate(classes, start=1)}
     found: list[Shape] = []
     for shape in shapes:
         label = numbers.get((shape.name, shape.side), 0) or (0 if split else numbers.get((shape.name, 0), 0))
-        if not label and not shape.organ and shape.host >= 0 and found[shape.host].label:
+        inside = not shape.organ and shape.host >= 0 and bool(found[shape.host].label)
+        if not label and (inside or projection):
             label = TRANSPARENT
         found.append(replace(shape, label=label))
     return found
 
 
 def draw_orientation(look: str, size: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:
-    """Draws how the finished images of a cohort are stored: a signed, one-based order of axes, negative where flipped."""
+    """Draws how the images of a cohort are stored: a one-based order of axes, negative where flipped."""
     order = np.arange(1, len(size) + 1)
     if rng.random() < 0.5:
         order[-1] *= -1
@@ -264,5 +274,5 @@ def orient(array: NDArray[Any], orientation: tuple[int, ...]) -> NDArray[Any]:
     """Reorders and flips the last axes of an array, `(..., *S)` to `(..., *S)`."""
     lead = array.ndim - len(orientation)
     moved = array.transpose(*range(lead), *(lead + abs(axis) - 1 for axis in orientation))
-    flipped = moved[(..., *(slice(None, None, -1 if axis < 0 else 1) for axis in orientation))]
-    return np.ascontiguousarray(flipped)
+    flips = tuple(lead + place for place, axis in enumerate(orientation) if axis < 0)
+    return np.ascontiguousarray(np.flip(moved, flips))
