@@ -493,3 +493,20 @@ def test_real_chests_keep_their_patients_apart(tmp_path, monkeypatch):
     groups = [{item.group for item in source.items(split)} for split in ("train", "val", "test")]
     assert sum(map(len, groups)) == len(set.union(*groups)) == 26
     assert {f"labels={k}" for k in (1, 2, 3)} <= source.items("test")[0].keys
+
+
+def test_images_of_air_are_not_offered_in_training(tmp_path):
+    dose = np.zeros((10, 12, 6))
+    dose[..., 4:] = 50
+    for number in range(2):
+        write_nifti(tmp_path / "images" / f"p{number}.nii.gz", np.full((10, 12, 6), 100))
+        write_nifti(tmp_path / "dose" / f"p{number}.nii.gz", dose)
+    rules = {"image": Window(0, 200), "dose": Window(0, 80)}
+    source = source_of(
+        tmp_path,
+        roles={"image": "images", "dose": "dose"},
+        intensity=rules,
+        split={"train": ["p0"], "test": ["p1"]},
+    )
+    assert ["dose" in item.keys for item in source.items("train")] == [False] * 4 + [True] * 2
+    assert all("dose" in item.keys for item in source.items("test"))

@@ -22,7 +22,7 @@ from mvg.data.subject import Item, Subject
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _SHOWN = 5
 
 
@@ -56,7 +56,8 @@ class FolderSource(Source):
         group_pattern: Regular expression whose first bracket finds the patient in the name of a case.
         group_block: Take cases whose numbers fall into one block of this size for one patient.
         min_pixels: Pixels from which on a class counts as present in an image.
-        min_content: Share of pixels that are not air, below which a slice is left out of training (never of the rest).
+        min_content: Share of pixels that are not air, below which an image is not offered in training; slices whose
+            reference image is not are left out. Validation and test hold everything.
         min_size: Cases with fewer pixels along an axis of S are left out.
         cache: Folder of the prepared data; by default that of the user, or `MVG_CACHE`. It can be deleted at any time.
     """
@@ -211,18 +212,18 @@ class FolderSource(Source):
             groups = {case: group_of(case, self.groups, self.group_pattern, self.group_block) for case in records}
             chosen = assign_splits(groups, self.split, self.seed)
             for name, cases in chosen.items():
-                least = self.min_content if name == "train" else -1.0
+                least = self.min_content if name == "train" else 0.0
                 self._items[name] = [
-                    self._item(case, groups[case], records[case], number)
+                    self._item(case, groups[case], records[case], number, least)
                     for case in cases
                     for number in range(records[case]["count"])
-                    if records[case]["content"][number] >= least or records[case]["count"] == 1
+                    if records[case]["content"][self.recipe.reference][number] >= least
                 ]
         return self._items[split]
 
-    def _item(self, case: str, group: str, record: dict[str, Any], number: int) -> Item:
+    def _item(self, case: str, group: str, record: dict[str, Any], number: int, least: float) -> Item:
         count = record["count"]
-        keys = set(record["files"])
+        keys = {role for role, shares in record["content"].items() if shares[number] >= least} | set(record["counts"])
         for role, classes in record["counts"].items():
             keys.update(f"{role}={index}" for index, pixels in classes.items() if pixels[number] >= self.min_pixels)
         position = number / (count - 1) if count > 1 else 0.5

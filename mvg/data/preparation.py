@@ -61,14 +61,14 @@ class Prepared:
         arrays: Role to `(n, *S)`, n slices (1 for whole subjects); images as uint8 or uint16 over their full scale.
         spacing: Pixel size along S in mm; empty where unknown.
         ranges: Image role to the values of the file that became 0 and 1.
-        content: For each of the n, the share of pixels of the reference image that are not air.
+        content: Image role to the share of its pixels that are not air, in each of the n.
         counts: Label role to class to the number of its pixels in each of the n.
     """
 
     arrays: dict[str, Stored]
     spacing: tuple[float, ...]
     ranges: dict[str, tuple[float, float]]
-    content: list[float]
+    content: dict[str, list[float]]
     counts: dict[str, dict[str, list[int]]]
 
     def facts(self) -> dict[str, Any]:
@@ -110,9 +110,9 @@ def prepare(files: Mapping[str, Path], recipe: Recipe) -> Prepared:
         arrays[role] = store(
             np.where(True if inside is None else inside, normalise(values, ranges[role]), 0), full_scale, ranges[role]
         )
-    content = (load(arrays[recipe.reference]) > _AIR).reshape(len(arrays[recipe.reference]), -1).mean(1)
+    content = {role: _content(arrays[role]) for role in ranges}
     counts = {role: _count(arrays[role]) for role in arrays if role in recipe.label_roles}
-    return Prepared(arrays, spacing, ranges, [round(float(share), 4) for share in content], counts)
+    return Prepared(arrays, spacing, ranges, content, counts)
 
 
 Grid = tuple[FloatArray, NDArray[np.bool_] | None, float | None]
@@ -193,6 +193,12 @@ def _cut(values: Any, axis: int | None) -> Any:
     if axis is None:
         return values[None]
     return np.ascontiguousarray(to_slices(torch.from_numpy(np.ascontiguousarray(values)), axis).numpy())
+
+
+def _content(image: Stored) -> list[float]:
+    """Returns the share of pixels that are not air in each slice of `(n, *S)`."""
+    shares = (load(image) > _AIR).reshape(len(image), -1).mean(1)
+    return [round(float(share), 4) for share in shares]
 
 
 def _count(label: Stored) -> dict[str, list[int]]:
