@@ -9,6 +9,7 @@ from mvg.data.loader import EpisodeLoader
 from mvg.data.module import EpisodeDataModule
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
+from mvg.data.synthetic import SyntheticAnatomy
 
 __all__ = [
     "Augmentation",
@@ -22,6 +23,7 @@ __all__ = [
     "Percentiles",
     "Source",
     "Subject",
+    "SyntheticAnatomy",
     "Window",
     "fit",
     "from_slices",
