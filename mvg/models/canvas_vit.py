@@ -195,11 +195,8 @@ class CanvasViT(InContextModel):
             self.to(memory_format=torch.channels_last)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm's layer-wise learning-rate decay the depth of each parameter."""
-        return {
-            "stem": r"^(stem|segments|roles|absolute)",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^decoder", (99999,))],
-        }
+        """Tells timm's layer-wise learning-rate decay the depth of each parameter; the decoder comes after all blocks."""
+        return {"stem": r"^(?:stem|segments|roles|absolute)", "blocks": r"^blocks\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
         """Names the parameters that weight decay leaves alone, for timm's parameter groups."""
@@ -227,7 +224,7 @@ class CanvasViT(InContextModel):
         maps = tuple(x.unflatten(0, batch) for x in image.maps)
         pool = self._pool(maps, label, targets, hidden) if self.needs_pool else None
         tokens = [to_tokens(x.tokens).unflatten(0, batch) for x in (image, label)]
-        return Tiles(tokens[0], tokens[1], images, maps, pool)
+        return Tiles(tokens[0], tokens[1], pixels, maps, pool)
 
     def _pool(self, maps: tuple[Tensor, ...], label: Pyramid, targets: Tensor, hidden: Tensor) -> Pool:
         batch = targets.shape[:2]
