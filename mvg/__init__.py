@@ -1,3 +1,57 @@
-"""In-context image-to-image generalist models for medical imaging, 2D and 3D."""
+"""In-context image-to-image generalist models for medical imaging, 2D and 3D.
+
+The names below are imported when they are first used, so that `import mvg` itself is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvg.episode import Answer, Episode, Pair
+    from mvg.generalist import Generalist
+    from mvg.models.base import InContextModel
+    from mvg.predictor import Predictor
+    from mvg.task import Task
+    from mvg.weights import build, load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Episode",
+    "Generalist",
+    "InContextModel",
+    "Pair",
+    "Predictor",
+    "Task",
+    "build",
+    "load",
+]
+
+_MODULES = {
+    "Answer": "mvg.episode",
+    "Episode": "mvg.episode",
+    "Generalist": "mvg.generalist",
+    "InContextModel": "mvg.models.base",
+    "Pair": "mvg.episode",
+    "Predictor": "mvg.predictor",
+    "Task": "mvg.task",
+    "build": "mvg.weights",
+    "load": "mvg.weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from the module that holds it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mvg' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, imported or not."""
+    return sorted({*globals(), *__all__})
