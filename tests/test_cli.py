@@ -14,6 +14,7 @@ from pytorch_lightning import Callback
 
 from mvg import cli, doctor, run_folder
 from mvg.cli import lightning, main
+from mvg.weights import build
 
 ROOT = Path(__file__).parents[1]
 TINY = """
@@ -206,13 +207,24 @@ def test_shipped_configuration_parses(path, capsys, monkeypatch):
     assert yaml.safe_load(capsys.readouterr().out)["model"]["network"]["class_path"]
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/data/*.yaml")), ids=lambda path: path.name)
+def test_shipped_data_parses(path, capsys, monkeypatch):
+    monkeypatch.setenv("MVG_DATA", "data")
+    option = "data" if "tasks" in yaml.safe_load(path.read_text()) else "data.sources"
+    with pytest.raises(SystemExit) as stopped:
+        main([*FIT, f"--{option}={path}", "--print_config"])
+    assert stopped.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["sources"]
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/network/*.yaml")), ids=lambda path: path.name)
-def test_shipped_network_fits_the_command_line(path, capsys):
+def test_shipped_network_can_be_built(path, capsys):
+    with torch.device("meta"):
+        network = build(path)
+    assert network.image_size == tuple(yaml.safe_load(path.read_text())["init_args"]["image_size"])
     with pytest.raises(SystemExit) as stopped:
         main([*FIT, f"--model.network={path}", "--print_config"])
     assert stopped.value.code == 0
-    shown = yaml.safe_load(capsys.readouterr().out)["model"]["network"]
-    assert shown["class_path"] == yaml.safe_load(path.read_text())["class_path"]
 
 
 def test_help_lists_every_command_without_importing_torch():

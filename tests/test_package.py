@@ -49,6 +49,22 @@ def test_the_three_packages_are_siblings():
     }
 
 
+def test_every_module_can_be_imported_first():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for room in ROOMS for path in (ROOT / room).rglob("*.py")
+    ]
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    for known in [known for known in sys.modules if known.startswith(('mvg', 'tasks', 'benchmarks'))]:\n"
+        "        del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+    names = [name for name in names if not name.endswith("__main__")]
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 @pytest.mark.slow
 def test_wheel_holds_exactly_three_packages(tmp_path):
     files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
