@@ -13,6 +13,10 @@ from mvg.data.anatomy import TRANSPARENT, Shape
 from mvg.data.fields import Array, smooth_noise
 
 
+TINY = np.float32(1e-5)
+"""Keeps divisions finite at the centre of a shape."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One ellipsoid or capsule, where it lies in one subject.
@@ -174,11 +178,10 @@ def paint(
         projection: Adds up what lies behind one another, as X-rays do, in place of covering it.
     """
     size = coordinates.shape[1:]
-    pixel = np.array([2 / n for n in size], dtype=np.float32)
     canvas = np.zeros((table.shape[1], *size), dtype=np.float32)
     labels = np.zeros(size, dtype=np.int64)
     hosts = {number: np.zeros(size, dtype=np.float32) for number in {s.host for s in shapes} - {-1}}
-    step = float(pixel.mean())
+    sharpness = np.float32(len(size) / sum(2 / n for n in size))
     values = table.reshape(*table.shape, *(1,) * len(size))
     parents = [shape.parent for shape in shapes]
     steps = values - np.where(np.array(parents)[(..., *(None,) * (values.ndim - 1))] >= 0, values[parents], 0)
@@ -191,7 +194,7 @@ def paint(
             continue
         flat = points.reshape(len(size), -1)
         distance, relative = capsule(part, flat) if part.end is not None else ellipsoid(part, inverse, flat)
-        cover = np.minimum(np.maximum(0.5 - distance / step, 0), 1).reshape(points.shape[1:])
+        cover = np.minimum(np.maximum(0.5 - distance * sharpness, 0), 1).reshape(points.shape[1:])
         if shape.host >= 0:
             cover = cover * hosts[shape.host][box]
         if part.shape in hosts:
@@ -207,7 +210,9 @@ def paint(
             behind += more
             patch += more * steps[part.shape]
         else:
-            patch += cover * (values[part.shape] - patch)
+            change = values[part.shape] - patch
+            change *= cover
+            patch += change
     return Painting(canvas, labels)
 
 
@@ -236,21 +241,22 @@ def ellipsoid(part: Part, inverse: Array, points: Array) -> tuple[Array, Array]:
     Points are `(d, N)`, the results `(N,)`. The distance is exact to first order at the surface.
     """
     dims = len(points)
-    local = inverse @ points - (inverse @ part.centre)[:, None]
+    local = inverse @ points
+    local -= (inverse @ part.centre)[:, None]
     square = local * local
     if part.boxy:
-        radius = np.sqrt(np.sqrt((square * square).sum(0))) + 1e-5
+        radius = np.sqrt(np.sqrt((square * square).sum(0))) + TINY
         slope = inverse.T @ (square * local / radius**3)
+        local /= radius
     else:
-        radius = np.sqrt(square.sum(0)) + 1e-5
-        slope = inverse.T @ (local / radius)
-    limit = np.ones_like(radius)
-    if len(part.waves):
-        ripples = part.waves[:, :dims] @ (local / radius)
-        ripples += part.waves[:, dims, None]
-        limit += part.waves[:, dims + 1] @ np.cos(ripples, out=ripples)
-    steepness = np.sqrt((slope * slope).sum(0)) + 1e-5
-    return (radius - limit) / steepness, radius / limit
+        radius = np.sqrt(square.sum(0)) + TINY
+        local /= radius
+        slope = inverse.T @ local
+    ripples = part.waves[:, :dims] @ local
+    ripples += part.waves[:, dims, None]
+    limit = part.waves[:, dims + 1] @ np.cos(ripples, out=ripples) + np.float32(1)
+    slope *= slope
+    return (radius - limit) / (np.sqrt(slope.sum(0)) + TINY), radius / limit
 
 
 def capsule(part: Part, points: Array) -> tuple[Array, Array]:
