@@ -2,8 +2,9 @@
 
     python -m benchmarks.speed [NAMES...] [--threads 2] [--repeats 5]
 
-The two sides take turns, so that whatever else runs on the machine slows both. Ratios are medians over the turns, plain over ours for time
-and ours over plain for memory. Peak memory is read in a fresh process for each side, less what imports and weights take.
+The two sides take turns, so that whatever else runs on the machine slows both. How many times as fast ours is, is the
+median over the turns; memory is that of ours relative to plain. Peak memory is read in a fresh process for each side,
+less what imports and weights take.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], g
     Returns:
         `(B, heads, H * W, head_dim)`.
     """
+    batch, heads, tokens, width = q.shape
     rows, columns = (table[relative_offsets(size)] for table, size in zip(tables, grid, strict=True))
-    on_grid = q.unflatten(2, tuple(grid))
-    scores = ((q * q.shape[-1] ** -0.5) @ k.mT).unflatten(3, tuple(grid)).unflatten(2, tuple(grid))
-    scores = scores + torch.einsum("bnhwd,hkd->bnhwk", on_grid, rows)[..., :, None]
-    scores = scores + torch.einsum("bnhwd,wkd->bnhwk", on_grid, columns)[..., None, :]
-    return scores.flatten(4, 5).flatten(2, 3).softmax(dim=-1) @ v
+    lines = q.reshape(batch, heads, *grid, width)
+    scores = ((q * width**-0.5) @ k.mT).view(batch, heads, *grid, *grid)
+    scores = scores + torch.einsum("bnhwd,hkd->bnhwk", lines, rows)[..., :, None]
+    scores = scores + torch.einsum("bnhwd,wkd->bnhwk", lines, columns)[..., None, :]
+    out: Tensor = scores.view(batch, heads, tokens, tokens).softmax(dim=-1) @ v
+    return out
 
 
 class Block(nn.Module):
@@ -88,10 +91,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens `(B, tokens, width)` to the same shape."""
-        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        batch, tokens, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         x = x + self.proj(self.attend(q, k, v, list(self.tables), self.grid).transpose(1, 2).flatten(2))
-        x = x + self.mlp(self.norm2(x))
-        return x
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
 
 
 def relative_network(side: str, width: int, heads: int) -> Work:
@@ -114,7 +119,7 @@ def relative_network(side: str, width: int, heads: int) -> Work:
     def step() -> Tensor:
         network.zero_grad(set_to_none=True)
         out: Tensor = network(tokens)
-        out.square().mean().backward()
+        torch.autograd.backward(out.square().mean())
         return out.detach()
 
     return step
@@ -127,7 +132,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "relative-large": Measurement(
         "24 blocks, width 1024, 16 heads, 896 x 448, training step",
         partial(relative_network, width=1024, heads=16),
-        repeats=3,
+        repeats=2,
     ),
 }
 SIDES = ("plain", "ours")
@@ -162,22 +167,21 @@ def memory_of(name: str, side: str, threads: int) -> float:
 
 
 def times_of(work: Mapping[str, Work], repeats: int) -> dict[str, list[float]]:
-    """Runs the sides in turn, once for warming up and then for timing.
+    """Runs the sides in turn.
 
     Args:
         work: The work of each side.
-        repeats: Timed turns.
+        repeats: Turns.
 
     Returns:
         Seconds of each turn, for each side.
     """
     seconds: dict[str, list[float]] = {side: [] for side in work}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for side, run in work.items():
             start = time.perf_counter()
             run()
-            if turn:
-                seconds[side].append(time.perf_counter() - start)
+            seconds[side].append(time.perf_counter() - start)
     return seconds
 
 
@@ -195,7 +199,7 @@ def measure(name: str, threads: int, repeats: int) -> dict[str, Any]:
     measurement = MEASUREMENTS[name]
     memory = {side: memory_of(name, side, threads) for side in SIDES}
     work = {side: measurement.prepare(side) for side in SIDES}
-    difference = (work["plain"]() - work["ours"]()).abs().max().item()
+    difference = (work["plain"]() - work["ours"]()).abs().max().item()  # which warms both up
     seconds = times_of(work, min(repeats, measurement.repeats or repeats))
     turns = [plain / ours for plain, ours in zip(seconds["plain"], seconds["ours"], strict=True)]
     return {

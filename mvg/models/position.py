@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from timm.layers import apply_rot_embed_cat
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -82,7 +82,9 @@ class RotaryPosition(nn.Module):
     def __init__(self, grid: Sequence[int], head_dim: int, base: float = 100.0) -> None:
         super().__init__()
         if head_dim % 2 or head_dim < 2 * len(grid):
-            raise ValueError(f"`head_dim` must be even and at least {2 * len(grid)} for {len(grid)} axes, got {head_dim}")
+            raise ValueError(
+                f"`head_dim` must be even and at least {2 * len(grid)} for {len(grid)} axes, got {head_dim}"
+            )
         self.grid = tuple(grid)
         self.head_dim = head_dim
         self.base = base
@@ -111,7 +113,9 @@ class RotaryPosition(nn.Module):
         speed = torch.exp(torch.arange(pairs, device=device) * (-math.log(self.base) / pairs))
         axes = [torch.arange(size, dtype=torch.float32, device=device) for size in grid]
         place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-        angle = (place[..., None] * speed).reshape(-1, len(grid) * pairs)  # (*grid, axes, pairs) -> (tokens, axes * pairs)
+        angle = (place[..., None] * speed).reshape(
+            -1, len(grid) * pairs
+        )  # (*grid, axes, pairs) -> (tokens, axes * pairs)
         angle = F.pad(angle, (0, self.head_dim // 2 - angle.shape[1])).repeat(1, 2)
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
