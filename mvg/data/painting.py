@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from mvg.data.anatomy import TRANSPARENT, Shape
 from mvg.data.fields import Array, smooth_noise
 
-
 TINY = np.float32(1e-5)
 """Keeps divisions finite at the centre of a shape."""
 
