@@ -18,7 +18,7 @@ def stitch(tiles: Tensor) -> Tensor:
 
 def split(canvas: Tensor, tiles: int) -> Tensor:
     """Undoes `stitch`: `(B, C, T * D, ...)` to `(B, T, C, D, ...)`."""
-    return canvas.unflatten(2, (tiles, canvas.shape[2] // tiles)).transpose(1, 2)
+    return canvas.reshape(*canvas.shape[:2], tiles, -1, *canvas.shape[3:]).transpose(1, 2)
 
 
 def to_tokens(features: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def to_tokens(features: Tensor) -> Tensor:
 
 def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
     """Undoes `to_tokens`: `(B, N, C)` to `(B, C, *grid)`."""
-    return tokens.transpose(1, 2).unflatten(2, tuple(grid))
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def enlarge(mask: Tensor, size: Sequence[int]) -> Tensor:
@@ -61,9 +61,11 @@ def block_mask(
         Bool array of shape `grid`.
 
     Raises:
-        ValueError: If `count` does not fit the grid.
+        ValueError: If `count` does not fit the grid, or `min_block` is less than 1.
     """
     cells = math.prod(grid)
+    if min_block < 1:
+        raise ValueError(f"`min_block` must be at least 1, got {min_block}")
     if not 0 <= count <= cells:
         raise ValueError(f"`count` must be between 0 and the {cells} cells of the grid {tuple(grid)}, got {count}")
     mask = np.zeros(tuple(grid), dtype=bool)
@@ -74,7 +76,7 @@ def block_mask(
         if missing <= 0:
             break
         volume = rng.uniform(low, max(low, min(high, missing)))
-        stretch = np.exp(rng.uniform(math.log(aspect), -math.log(aspect), size=len(grid)) / 2)
+        stretch = np.exp(-math.log(aspect) / 2 * rng.uniform(-1, 1, size=len(grid)))
         sides = (volume / np.prod(stretch)) ** (1 / len(grid)) * stretch
         box = [min(side, max(1, round(float(wanted)))) for side, wanted in zip(grid, sides, strict=True)]
         start = [int(rng.integers(0, side - extent + 1)) for side, extent in zip(grid, box, strict=True)]
@@ -93,7 +95,7 @@ def episode_masks(
 
     An episode trained autoregressively hides the whole label of its query, and in an ordered canvas of every tile, as
     each is asked after those before it. A masked episode (MIM) hides random blocks: over the whole canvas, or in an
-    ordered canvas over each tile.
+    ordered canvas over each tile; at least one token is hidden.
 
     Args:
         mim: `(B,)` bool.
@@ -111,11 +113,11 @@ def episode_masks(
             continue
         rng = np.random.default_rng(seed)
         if ordered:
-            count = round(ratio * math.prod(grid))
+            count = max(1, round(ratio * math.prod(grid)))
             for tile in range(tiles):
                 masks[number, tile] = block_mask(grid, count, rng, min_block)
         else:
             canvas = (tiles * grid[0], *grid[1:])
-            drawn = block_mask(canvas, round(ratio * math.prod(canvas)), rng, min_block)
+            drawn = block_mask(canvas, max(1, round(ratio * math.prod(canvas))), rng, min_block)
             masks[number] = drawn.reshape(tiles, *grid)
     return torch.from_numpy(masks)
