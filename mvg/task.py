@@ -63,9 +63,29 @@ class Task(metaclass=Configurable):
     def decode(self, painted: Tensor, spec: Spec) -> Answer:
         """Turns one painted answer `(C_out, *S)`, about [0, 1], into labels, an image or boxes."""
 
+    def pose(self, targets: Sequence[Tensor], rng: np.random.Generator) -> list[Spec]:
+        """Says what a context asks whose targets are given, as in files; one spec for each pass of the network.
+
+        Args:
+            targets: One for each pair: `(*S)` int64 if `is_label`, else an image `(C, *S)`.
+            rng: Draws what the targets leave open (colours).
+
+        Returns:
+            The specs; empty if the targets show nothing to ask for.
+        """
+        return [{"channels": 1 if self.is_label else targets[0].shape[0]}]
+
+    def paint(self, target: Tensor, spec: Spec) -> Tensor:
+        """Paints a given target as `encode` would, `(C, *S)`; labels in white by default."""
+        return (target > 0).float()[None] if self.is_label else target.clamp(0, 1)
+
+    def claim(self, painted: Tensor, spec: Spec) -> Tensor:
+        """Says how far from background each pixel is painted, `(*S)`; of several passes the highest above 0 wins."""
+        return painted.float().mean(0) - 0.5
+
     @abstractmethod
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
-        """Compares one painted answer `(C_out, *S)` with the truth; one number for each of `metrics`, NaN if undefined."""
+        """Compares a painted answer `(C_out, *S)` with the truth; one number for each of `metrics`, NaN if undefined."""
 
     def swap(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec | None:
         """Returns a spec that asks the same images for another structure, for the task-swap control.

@@ -145,6 +145,32 @@ class Segmentation(Task):
         numbers = torch.tensor([0, *(classes[0] for classes in spec["classes"])], device=found.device)
         return Answer(labels=numbers[found])
 
+    def pose(self, targets: Sequence[Tensor], rng: np.random.Generator) -> list[Spec]:
+        """Asks for every class that the label maps `(*S)` show, whatever `classes` says; binary, one a pass."""
+        shown = sorted({k for target in targets for k in np.unique(target.numpy()).tolist()} - {0})
+        size = 1 if self.scheme == "binary" else self.max_classes or max(1, len(shown))
+        specs: list[Spec] = []
+        for chosen in (shown[start : start + size] for start in range(0, len(shown), size)):
+            if self.scheme == "binary":
+                colours = [[1.0] * self.channels]
+            elif self.scheme == "random":
+                colours = random_colours(len(chosen), self.channels, self.min_distance, rng)
+            else:
+                colours = fixed_colours([self.offset + k for k in chosen], self.channels, self.min_distance)
+            specs.append({"classes": [[k] for k in chosen], "colours": colours, "highest": shown[-1]})
+        return specs
+
+    def paint(self, target: Tensor, spec: Spec) -> Tensor:
+        """Paints a label map `(*S)` as `encode` does."""
+        return paint(target, spec["classes"], spec["colours"], spec["highest"])
+
+    def claim(self, painted: Tensor, spec: Spec) -> Tensor:
+        """How much nearer than black the nearest colour is; `2 v - 1` for a painted value v of the scheme "binary"."""
+        values = as_channels(painted, len(spec["colours"][0]))
+        colours = values.new_tensor(spec["colours"]).view(-1, len(values), *(1,) * (values.ndim - 1))
+        nearest_square = torch.stack([(values - colour).square().sum(0) for colour in colours]).amin(0)
+        return values.square().sum(0) - nearest_square
+
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
         """Dice and IoU, averaged over the classes that were asked for.
 

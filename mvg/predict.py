@@ -1,0 +1,165 @@
+"""The command `mvg predict`: files in, files out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ActionYesNo, ArgumentParser
+from numpy.typing import NDArray
+
+import mvg
+from mvg.configuration import to_config
+from mvg.context import Choice, PairFiles, choose, find_pairs
+from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
+from mvg.predictor import Prediction, Predictor
+from mvg.preview import draw_preview
+from mvg.rasters import SIZE_LIMIT, Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.weights import MODEL
+
+log = logging.getLogger(__name__)
+
+
+def predict(args: Sequence[str]) -> None:
+    """Answers images from files, after the examples in a folder."""
+    parser = ArgumentParser(prog="mvg predict", description=predict.__doc__, exit_on_error=False)
+    parser.add_function_arguments(predict_files, skip={"preview", "overwrite"})
+    parser.add_argument(
+        "--preview", action=ActionYesNo, default=False, help="Also write NAME.preview.png: query, answer and examples."
+    )
+    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace outputs that exist.")
+    words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
+    predict_files(**parser.parse_args(words).as_dict())
+
+
+def predict_files(
+    weights: Path,
+    context: Path,
+    input: Path,
+    output: Path,
+    task: str | None = None,
+    targets: Path | None = None,
+    examples: int = 8,
+    choice: Choice = "random",
+    seed: int = 0,
+    window: list[float] | None = None,
+    aspect: str = "stretch",
+    device: str = "cpu",
+    batch: int = 16,
+    size_limit: int = SIZE_LIMIT,
+    preview: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Answers images from files. Everything is checked before the first file is written.
+
+    Args:
+        weights: Folder of a trained network, `<run>/weights`.
+        context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
+        input: An image (PNG, TIFF, JPEG, BMP or NPY), or a folder of images.
+        output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
+        task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
+            where the weights know one task.
+        targets: Folder of the targets, where `context` is the folder of the images alone.
+        examples: Largest number of examples to show to the network.
+        choice: Which ones to show where there are more, "random" or the "first".
+        seed: Seeds the choice and the colours of tasks that draw them.
+        window: The two values [low, high] of the images that become 0 and 1; by default the range of 8-bit and 16-bit
+            pixels, and percentiles of other types unless their values lie in [0, 1].
+        aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; as in training.
+        device: Where the network runs, cpu or cuda.
+        batch: Largest number of images that are answered together.
+        size_limit: Largest number of pixels of an image.
+        preview: Also write NAME.preview.png.
+        overwrite: Replace outputs that exist.
+
+    Raises:
+        ValueError: If anything is missing, damaged or does not fit together, or an output exists.
+    """
+    if window is not None and len(window) != 2:
+        raise ValueError(f"`window` takes two values, [low, high], got {window}")
+    chosen = choose(find_pairs(context, targets), examples, choice, seed)
+    predictor = Predictor.from_pretrained(
+        weights,
+        task,
+        device=device,
+        aspect=aspect,
+        window=None if window is None else (window[0], window[1]),
+        batch=batch,
+        seed=seed,
+        size_limit=size_limit,
+    )
+    jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
+    for job in jobs:
+        raster = read_raster(job.query, size_limit=size_limit)
+        predictor.read(raster)
+        check_writable(job.answer, np.dtype(np.uint16) if predictor.task.is_label else raster.values.dtype)
+    predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+    log.info("Examples shown: %s", ", ".join(pair.name for pair in chosen))
+    common = describe(predictor, weights, task, chosen)
+    start = time.perf_counter()
+    for first in range(0, len(jobs), batch):
+        answer_jobs(predictor, jobs[first : first + batch], common, preview)
+    log.info("%d answers written beside %s in %.1f s", len(jobs), jobs[0].answer, time.perf_counter() - start)
+
+
+def describe(predictor: Predictor, folder: Path, task: str | None, chosen: Sequence[PairFiles]) -> dict[str, Any]:
+    """Collects what the answers of one call have in common, for their descriptions."""
+    return {
+        "version": mvg.__version__,
+        "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
+        "task": {"name": task, **to_config(predictor.task), "specs": [each.spec for each in predictor.passes]},
+        "aspect": predictor.aspect,
+        "context": [
+            {
+                "name": pair.name,
+                "image": {"file": pair.image.name, "sha256": fingerprint(pair.image)},
+                "target": {"file": pair.target.name, "sha256": fingerprint(pair.target)},
+            }
+            for pair in chosen
+        ],
+    }
+
+
+def answer_jobs(predictor: Predictor, jobs: Sequence[Job], common: Mapping[str, Any], preview: bool) -> None:
+    """Answers one batch of files and writes all that belongs to each; a preview that is not renewed is removed."""
+    start = time.perf_counter()
+    rasters = [read_raster(job.query, size_limit=predictor.size_limit) for job in jobs]
+    answers = predictor.predict(rasters)
+    seconds = round((time.perf_counter() - start) / len(jobs), 4)
+    for job, raster, answer in zip(jobs, rasters, answers, strict=True):
+        painted = answer.image if answer.labels is None else answer.labels
+        assert painted is not None
+        facts = {
+            **common,
+            "query": {"file": job.query.name, "sha256": fingerprint(job.query)},
+            "range": list(limits(raster, predictor.window)),
+            "areas": answer.areas,
+            "boxes": None if answer.boxes is None else answer.boxes.tolist(),
+            "scores": None if answer.scores is None else answer.scores.tolist(),
+            "seconds": seconds,
+        }
+        contents = {job.answer: encode(painted, job.answer.suffix), job.sidecar: as_json(facts)}
+        if preview:
+            contents[job.preview] = encode(draw(predictor, raster, answer), job.preview.suffix)
+        else:
+            job.preview.unlink(missing_ok=True)
+        write_whole(contents)
+
+
+def draw(predictor: Predictor, raster: Raster, answer: Prediction) -> NDArray[np.uint8]:
+    """Draws the preview of an answer, `(H, W, 3)`."""
+    query = predictor.read(raster)
+    if answer.labels is not None:
+        target = torch.from_numpy(answer.labels.astype(np.int64))
+    else:
+        assert answer.image is not None
+        channels = predictor.network.out_channels
+        image = Raster(channels_first(answer.image), raster.name)
+        target = to_tensor(image, limits(raster, predictor.window), channels)
+    return np.asarray(draw_preview(query, target, predictor.examples, Path(raster.name).name, answer.boxes))

@@ -1,0 +1,89 @@
+"""Pictures of an answer beside its query and its examples, each class in a colour of its own."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvg.context import Example, present
+from mvg.pictures import sheet, to_picture
+
+OPACITY = 0.4
+
+
+def colour_of(number: int) -> tuple[float, float, float]:
+    """Colour of a class, RGB in [0, 1]: always the same, and far from those of the next classes."""
+    return colorsys.hsv_to_rgb((0.02 + 0.618034 * (number - 1)) % 1, 0.85, 1.0)
+
+
+def colour_labels(image: Tensor, labels: Tensor) -> Tensor:
+    """Draws classes over an image: a veil inside, the pure colour along the border.
+
+    Args:
+        image: `(C, H, W)`, [0, 1].
+        labels: `(H, W)`, class indices.
+
+    Returns:
+        `(3, H, W)`.
+    """
+    base = (image[:3] if len(image) >= 3 else image[:1]).expand(3, *image.shape[1:]).clone()
+    around = F.pad(labels[None].float(), (1, 1, 1, 1), mode="replicate")[0]
+    height, width = labels.shape
+    moved = [around[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    border = torch.stack([values != labels for values in moved]).any(0)
+    for number in sorted(present(labels)):
+        colour = torch.tensor(colour_of(number))[:, None, None]
+        share = (labels == number) * torch.where(border, 1.0, OPACITY)
+        base = base * (1 - share) + colour * share
+    return base
+
+
+def draw_boxes(picture: NDArray[np.uint8], boxes: NDArray[np.float32], height: int) -> NDArray[np.uint8]:
+    """Draws the outlines of boxes `(n, 4)` of an image of some height on its picture `(H', W', 3)`."""
+    page = Image.fromarray(picture)
+    pen, scale = ImageDraw.Draw(page), picture.shape[0] / height
+    ink = tuple(round(255 * part) for part in colour_of(1))
+    for top, left, bottom, right in (boxes * scale).tolist():
+        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=ink)
+    return np.asarray(page)
+
+
+def show(image: Tensor, target: Tensor, size: int) -> NDArray[np.uint8]:
+    """Draws label maps `(H, W)` over their image `(C, H, W)`; shows images `(C, H, W)` as they are."""
+    drawn: NDArray[np.uint8] = to_picture(colour_labels(image, target) if target.ndim == 2 else target, size)
+    return drawn
+
+
+def draw_preview(
+    query: Tensor,
+    answer: Tensor,
+    examples: Sequence[Example],
+    name: str,
+    boxes: NDArray[np.float32] | None = None,
+    size: int = 256,
+    most: int = 3,
+) -> Image.Image:
+    """Draws a query, its answer and some of the examples in one row.
+
+    Args:
+        query: `(C, H, W)`, [0, 1].
+        answer: Class indices `(H, W)`, or an image `(C, H, W)`.
+        examples: The context.
+        name: What to write above the row.
+        boxes: `(n, 4)`, drawn instead of the answer.
+        size: Height of a tile in pixels.
+        most: Most examples to show.
+    """
+    shown = examples[:most]
+    plain = to_picture(query, size)
+    painted = show(query, answer, size) if boxes is None else draw_boxes(plain, boxes, query.shape[1])
+    row = [plain, painted, *(show(example.image, example.target, size) for example in shown)]
+    titles = ["query", "answer", *(f"example {number}" for number in range(1, len(shown) + 1))]
+    return sheet([row], titles, [name])

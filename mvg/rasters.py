@@ -1,0 +1,248 @@
+"""2D images in and out: any file, array, tensor or PIL image to tensors in [0, 1], and back to its own units."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from mvg.data.intensity import Percentiles, normalise
+from mvg.data.readers import PICTURES, case_name, check_labels, is_volume
+
+READABLE = (*PICTURES, ".npy")
+WRITABLE = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".npy": "NPY"}
+SIZE_LIMIT = 1 << 26
+_FULL_SCALE = {"b": 1.0, "u1": 255.0, "u2": 65535.0}
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+Source = Path | str | Image.Image | NDArray[Any] | Tensor
+"""What holds an image: a file, a PIL image, an array `(H, W)` or `(H, W, C)`, or a tensor `(H, W)` or `(C, H, W)`."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An image as it is stored.
+
+    Attributes:
+        values: `(C, H, W)`, in the units and the pixel type of its file.
+        name: The file, or what stands for it in messages.
+    """
+
+    values: NDArray[Any]
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.values.shape[1], self.values.shape[2]
+
+    @property
+    def full_scale(self) -> float | None:
+        """The largest value of 8-bit and 16-bit pixels; None for other types, which state no range."""
+        kind = self.values.dtype.str[1:]
+        return _FULL_SCALE.get(kind, _FULL_SCALE.get(kind[0]))
+
+
+def read_raster(source: Source, name: str = "image", labels: bool = False, size_limit: int = SIZE_LIMIT) -> Raster:
+    """Reads an image; transparency is ignored.
+
+    Args:
+        source: Where it is.
+        name: What to call it in messages if it has no file.
+        labels: Keep the indices of a palette instead of its colours.
+        size_limit: Largest number of pixels.
+
+    Raises:
+        ValueError: If it is damaged, too large, of a kind that is not read, or holds values that are not finite.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        name, values = str(path), _read_file(path, labels, size_limit)
+    elif isinstance(source, Image.Image):
+        values = _from_pil(source, name, labels)
+    elif isinstance(source, Tensor):
+        values = (source.float() if source.dtype == torch.bfloat16 else source).detach().cpu().numpy()
+    else:
+        values = channels_first(np.asarray(source))
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or 0 in values.shape:
+        raise ValueError(f"{name}: a 2D image of one or more channels is needed, got shape {values.shape}")
+    if values[0].size > size_limit:
+        raise ValueError(_too_large(name, values[0].size, size_limit))
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: numbers are needed, got pixels of type {values.dtype}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        count = int((~np.isfinite(values)).sum())
+        raise ValueError(f"{name}: {count} values are NaN or infinite; replace them or leave the image out")
+    return Raster(values.astype(values.dtype.newbyteorder("="), copy=False), name)
+
+
+def channels_first(values: NDArray[Any]) -> NDArray[Any]:
+    """Turns `(H, W, C)` into `(C, H, W)`."""
+    return np.moveaxis(values, -1, 0) if values.ndim == 3 else values
+
+
+def _read_file(path: Path, labels: bool, size_limit: int) -> NDArray[Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: the file does not exist")
+    if is_volume(path):
+        raise ValueError(f"{path}: this is a volume, but 2D images are needed; export its slices as PNG or TIFF")
+    if path.suffix.lower() not in READABLE:
+        raise ValueError(f"{path}: a picture must be one of {', '.join(READABLE)}; convert it")
+    try:
+        if path.suffix.lower() == ".npy":
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            return channels_first(mapped if mapped.size > 4 * size_limit else np.array(mapped))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > size_limit:
+                    raise _Unsupported(_too_large(path, image.width * image.height, size_limit))
+                return _from_pil(image, str(path), labels)
+    except _Unsupported:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: the picture cannot be read ({error}); restore it from its origin") from error
+
+
+class _Unsupported(ValueError):
+    """A picture that is whole, but of a kind that is not read; the message is complete."""
+
+
+def _too_large(name: Path | str, pixels: int, size_limit: int) -> str:
+    return f"{name}: {pixels} pixels are more than the limit of {size_limit}; raise `size_limit`"
+
+
+def _from_pil(image: Image.Image, name: str, labels: bool) -> NDArray[Any]:
+    """Returns `(C, H, W)` or `(H, W)`."""
+    if getattr(image, "n_frames", 1) > 1:
+        raise _Unsupported(f"{name}: one picture is needed, got {image.n_frames} pages; split them")  # type: ignore[attr-defined]
+    if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
+        raise _Unsupported(f"{name}: 16-bit colours would lose half of their bits; save 16-bit grey or 8-bit colours")
+    if labels and image.mode in ("P", "1"):
+        return np.asarray(image).astype(np.uint8)
+    if image.mode.startswith(("I", "F")):
+        return np.asarray(image)
+    grey = image.mode in ("1", "L", "LA", "La")
+    return channels_first(np.asarray(image.convert("L" if grey else "RGB")))
+
+
+def label_map(raster: Raster) -> Tensor:
+    """Returns the class indices of a label map, `(H, W)` int64.
+
+    Raises:
+        ValueError: If it holds colours, or values that are no indices, or was stored with losses.
+    """
+    values = raster.values
+    if Path(raster.name).suffix.lower() in (".jpg", ".jpeg"):
+        raise ValueError(f"{raster.name}: JPEG alters class indices; save label maps as PNG")
+    if (values != values[:1]).any():
+        raise ValueError(f"{raster.name}: a label map must hold class indices, got colours; save it as indexed PNG")
+    check_labels(values[0].astype(np.float32), Path(raster.name), frozenset())
+    return torch.from_numpy(values[0].astype(np.int64))
+
+
+def limits(raster: Raster, window: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Returns the values that become 0 and 1.
+
+    The window, if there is one; else the whole range of 8-bit and 16-bit pixels; else, where the values lie in
+    [0, 1], these; else the percentiles 0.5 and 99.5 of the foreground.
+    """
+    if window is not None:
+        return window
+    if raster.full_scale is not None:
+        return 0.0, raster.full_scale
+    values = raster.values.astype(np.float32)
+    if raster.values.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+        return 0.0, 1.0
+    return Percentiles().limits(values, None)
+
+
+def to_tensor(raster: Raster, bounds: tuple[float, float], channels: int) -> Tensor:
+    """Returns an image in [0, 1] with the channels of a network: grey is repeated, colours become luminance for one.
+
+    Args:
+        raster: The image.
+        bounds: The values that become 0 and 1.
+        channels: What the network takes.
+
+    Returns:
+        `(channels, H, W)`, float32.
+
+    Raises:
+        ValueError: If the image has another number of channels.
+    """
+    image = torch.from_numpy(normalise(raster.values.astype(np.float32), bounds))
+    held = len(image)
+    if held == channels:
+        return image
+    if held == 1:
+        return image.expand(channels, *image.shape[1:])
+    if held == 3 and channels == 1:
+        return (image * image.new_tensor(_LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
+    raise ValueError(
+        f"{raster.name}: it has {held} channels, but the network takes {channels}; give it 1 or {channels}"
+    )
+
+
+def to_units(image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Brings an image `(C, H, W)` in [0, 1] back into its units and pixel type; returns `(H, W)` or `(H, W, C)`."""
+    low, high = bounds
+    values: NDArray[Any] = image.double().numpy() * (high - low) + low
+    if kind.kind in "biu":
+        least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        values = np.clip(values.round(), least, most)
+    values = values.astype(kind)
+    return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+
+
+def check_writable(path: Path, kind: np.dtype[Any]) -> None:
+    """Checks that a file of this name can hold an image of a pixel type.
+
+    Raises:
+        ValueError: If not.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITABLE:
+        raise ValueError(f"{path}: answers are written as {', '.join(WRITABLE)}; choose one of these")
+    if suffix == ".png" and kind.kind != "b" and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+        raise ValueError(f"{path}: PNG cannot hold pixels of type {kind}; name the output .tif or .npy")
+
+
+def encode(values: NDArray[Any], suffix: str) -> bytes:
+    """Returns the content of a file `.png`, `.tif` or `.npy` that holds an image `(H, W)` or `(H, W, C)`."""
+    stream = io.BytesIO()
+    if suffix.lower() == ".npy":
+        np.save(stream, values, allow_pickle=False)
+    else:
+        Image.fromarray(np.ascontiguousarray(values)).save(stream, format=WRITABLE[suffix.lower()])
+    return stream.getvalue()
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """Lists the 2D image files of a folder by their name without extension.
+
+    Raises:
+        ValueError: If there are none, or two of one name.
+    """
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if volumes := [path for path in files if is_volume(path)]:
+        raise ValueError(f"{volumes[0]}: this is a volume, but 2D images are needed; export its slices as PNG or TIFF")
+    found: dict[str, Path] = {}
+    for path in (path for path in files if path.suffix.lower() in READABLE):
+        name = case_name(path)
+        if name in found:
+            raise ValueError(f"{path}: {found[name].name} has the same name; keep one of them")
+        found[name] = path
+    if not found:
+        raise ValueError(f"{folder}: no picture ({', '.join(READABLE)}) is in this folder")
+    return found
