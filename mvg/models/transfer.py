@@ -88,53 +88,58 @@ class PrototypeTransfer(nn.Module):
 class CodeTransfer(nn.Module):
     """Carries targets over from context pixels to query pixels of the same learned code.
 
-    One convolution assigns every pixel softly to codes, in groups with a softmax each. A code's entry is the mean, over
-    the context pixels that carry it and whose target may be seen, of the target and of the label map. A query pixel
-    reads the mixture of entries that its own codes select: E[target | code]. With codes that follow intensity this is
-    the context's intensity transfer curve; with codes that follow texture or place it is label propagation.
+    One convolution assigns every pixel softly to codes. A code's entry is the mean, over the context pixels that carry
+    it and whose target may be seen, of the target and of the label map. A query pixel reads the mixture of entries that
+    its own codes select: E[target | code]. With codes that follow intensity this is the context's intensity transfer
+    curve; with codes that follow texture or place it is label propagation.
 
     Args:
         dims: 2 or 3.
         width: Channels of the image maps.
         label_width: Channels of the label maps.
         out_channels: Channels of the targets.
-        codes: Codes in each group.
-        groups: Independent assignments.
+        codes: Number of codes.
+        place: Side of the grid on which codes may prefer places; 0 for none.
     """
 
     def __init__(
-        self, dims: int, width: int, label_width: int, out_channels: int, codes: int = 32, groups: int = 2
+        self, dims: int, width: int, label_width: int, out_channels: int, codes: int = 32, place: int = 8
     ) -> None:
         super().__init__()
-        self.codes, self.groups = codes, groups
-        self.outputs = groups * (out_channels + label_width)
-        self.assign = conv(dims, width, codes * groups, 1)
-        self.place = nn.Parameter(0.02 * torch.randn(1, codes * groups, *(8,) * dims))
+        self.outputs = out_channels + label_width
+        self.assign = conv(dims, width, codes, 1)
+        self.place = nn.Parameter(0.02 * torch.randn(1, codes, *(place,) * dims)) if place else None
         self.sharpness = nn.Parameter(torch.tensor(4.0))
 
-    def forward(self, query: Tensor, images: Tensor, labels: Tensor, pool: Pool, visible: Sequence[Sequence[int]]) -> Tensor:
+    def forward(
+        self, query: Tensor, images: Tensor, labels: Tensor, pool: Pool, visible: Sequence[Sequence[int]]
+    ) -> Tensor:
         """Maps query maps `(B * K, c, *s)` and the pool's maps of one level to `(B * K, outputs, *s)`."""
         size = query.shape[2:]
-        seen = shrink(pool.seen, size).flatten(3)
-        values = torch.cat([shrink(pool.targets, size), labels], 2).flatten(3) * seen
-        values = torch.cat([values, seen], 2)
+        seen = shrink(pool.seen, size)
+        values = torch.cat([torch.cat([shrink(pool.targets, size), labels], 2) * seen, seen], 2)
+        values = values.flatten(3).transpose(2, 3)
         known = self._codes(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        table = torch.einsum("btgkn,btcn->btgkc", known.to(values.dtype), values)
+        table = known.transpose(2, 3) @ values.to(known.dtype)  # (B, T, codes, N) @ (B, T, N, C) -> (B, T, codes, C)
         asked = self._codes(query).unflatten(0, (-1, len(visible)))
         outputs = []
         for number, tiles in enumerate(visible):
             entries = table[:, list(tiles)].sum(1)
             mean = entries[..., :-1] / (entries[..., -1:] + 1e-2)
-            mean = mean.expand(len(asked), *mean.shape[1:])
-            outputs.append(torch.einsum("bgkn,bgkc->bgcn", asked[:, number].to(mean.dtype), mean))
-        return torch.stack(outputs, 1).flatten(0, 1).flatten(1, 2).unflatten(2, tuple(size)).to(query.dtype)
+            outputs.append(asked[:, number] @ mean.expand(len(asked), -1, -1).to(asked.dtype))
+        found = torch.stack(outputs, 1).flatten(0, 1)
+        return found.transpose(1, 2).unflatten(2, tuple(size))
 
     def _codes(self, maps: Tensor) -> Tensor:
-        """Assigns `(M, c, *s)` to codes, `(M, groups, codes, N)`, each pixel's codes summing to 1."""
-        mode = "bilinear" if maps.ndim == 4 else "trilinear"
-        place = F.interpolate(self.place, size=maps.shape[2:], mode=mode, align_corners=False)
-        logits = self.sharpness * (self.assign(maps) + place)
-        return logits.flatten(2).unflatten(1, (self.groups, self.codes)).softmax(2)
+        """Assigns `(M, c, *s)` to codes, `(M, N, codes)`, each pixel's codes summing to 1."""
+        logits = self.assign(maps)
+        if self.place is not None:
+            mode = "bilinear" if maps.ndim == 4 else "trilinear"
+            place = F.interpolate(self.place, size=maps.shape[2:], mode=mode, align_corners=False)
+            logits = logits + place.to(logits.dtype)
+        logits = (self.sharpness.to(logits.dtype) * logits).flatten(2).transpose(1, 2)
+        with torch.autocast(logits.device.type, enabled=False):
+            return logits.softmax(-1)
 
 
 class Matching(nn.Module):
@@ -169,6 +174,9 @@ class Matching(nn.Module):
         v = self._split(self.value(torch.cat([images, labels], 2).flatten(0, 1)), tiles)
         painted = []
         for number, seen in enumerate(visible):
+            if not seen:
+                painted.append(q.new_zeros(len(q), self.outputs, *size))
+                continue
             keys, values = (torch.cat([x[:, tile] for tile in seen], 2) for x in (k, v))
             batch = (q.shape[0], *keys.shape[1:])
             found = F.scaled_dot_product_attention(q[:, number], keys.expand(batch), values.expand(batch))
