@@ -1,0 +1,286 @@
+"""What decides the network: arms that differ in one factor, at equal training minutes, on validation patients.
+
+    python -m benchmarks.ablation --minutes 8 --output DIR [--arms NAME ...] [--list]
+
+Every arm is trained in this process and leaves `DIR/ARM/seed-0` with its weights, its records (`val.csv`) and what was
+asked (`arm.json`); arms that are there are not trained again. `--final` scores the arms named, once, on test patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch.optim import AdamW
+
+from benchmarks.evaluation import Protocol, Record, evaluate, load_data, network_entrant
+from benchmarks.summary import PRIMARY, cell, summarise, table
+from mvg import weights
+from mvg.controls import CONTROLS, TRIVIAL
+from mvg.generalist import Generalist
+from mvg.models.base import InContextModel
+from mvg.report import NETWORK
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "configs/benchmark/ablation.yaml"
+PARTS = ("network", "tasks", "data", "model", "evaluation")
+
+Config = dict[str, Any]
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Config:
+    """Merges nested changes into a configuration; an entry that names another class replaces the old one.
+
+    >>> merge({"a": {"class_path": "x", "init_args": {"b": 1, "c": 2}}}, {"a": {"init_args": {"c": 3}}})
+    {'a': {'class_path': 'x', 'init_args': {'b': 1, 'c': 3}}}
+    >>> merge({"a": {"class_path": "x", "init_args": {"b": 1}}}, {"a": {"class_path": "y"}})
+    {'a': {'class_path': 'y'}}
+    """
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            other = value.get("class_path", old.get("class_path")) != old.get("class_path")
+            merged[name] = dict(value) if other else merge(old, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+class Ablation:
+    """The arms of a configuration file.
+
+    Args:
+        path: The file, see `configs/benchmark/ablation.yaml`.
+        minutes: Training time of each arm.
+        seed: Seed of weights and episodes.
+
+    Raises:
+        ValueError: If an arm changes what no arm can change.
+    """
+
+    def __init__(self, path: str | Path, minutes: float, seed: int = 0) -> None:
+        self.minutes, self.seed = minutes, seed
+        config = _read(Path(path))
+        self.arms: dict[str, Config] = {name: dict(arm or {}) for name, arm in config["arms"].items()}
+        for name, arm in self.arms.items():
+            if unknown := sorted(set(arm) - set(PARTS)):
+                raise ValueError(f"arm {name!r} changes {unknown}; an arm can change {', '.join(PARTS)}")
+        self.network = _read(Path(path).parent / config["network"])
+        self.data = _read(Path(path).parent / config["data"])
+        self.trainer: Config = config.get("trainer", {})
+        self.evaluation: Config = config.get("evaluation", {})
+
+    def network_of(self, arm: str) -> Config:
+        """Configuration of an arm's network."""
+        arguments = merge(self.network.get("init_args", {}), self.arms[arm].get("network", {}))
+        return {"class_path": self.network["class_path"], "init_args": arguments}
+
+    def data_of(self, arm: str) -> Config:
+        """Configuration of an arm's data.
+
+        Raises:
+            ValueError: If the arm changes a task that does not exist.
+        """
+        data = merge(self.data, self.arms[arm].get("data", {}))
+        changes = self.arms[arm].get("tasks", {})
+        names = {"all", *data["tasks"], *(task["class_path"] for task in data["tasks"].values())}
+        if unknown := sorted(set(changes) - names):
+            raise ValueError(f"arm {arm!r} changes the tasks {unknown}; there are {', '.join(sorted(names))}")
+        tasks = {}
+        for name, task in data["tasks"].items():
+            for wanted in ("all", task["class_path"], name):
+                task = merge(task, {"init_args": changes.get(wanted, {})})
+            tasks[name] = task
+        return {**data, "tasks": tasks, "seed": self.seed, "val_length": 0}
+
+    def protocol_of(self, arm: str, split: str) -> Protocol:
+        """How an arm is scored."""
+        return Protocol(split=split, **merge(self.evaluation, self.arms[arm].get("evaluation", {})))
+
+    def digest(self, arm: str) -> str:
+        """Hash of all that decides the result of an arm; the place of the data does not."""
+        content = [self.minutes, self.seed, self.trainer, self.network_of(arm), self.data_of(arm)]
+        content += [self.arms[arm].get("model", {}), vars(self.protocol_of(arm, "val"))]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def build(self, arm: str) -> InContextModel:
+        """Makes an arm's network with its first weights."""
+        pl.seed_everything(self.seed, verbose=False)
+        return weights.build(self.network_of(arm))
+
+    def train(self, arm: str, network: InContextModel) -> dict[str, float]:
+        """Trains a network in place; returns the steps taken and the minutes spent, start-up included."""
+        model = dict(self.arms[arm].get("model", {}))
+        if "learning_rate" in model:
+            model["optimizer"] = partial(AdamW, lr=model.pop("learning_rate"))
+        module = Generalist(network, minutes=self.minutes, **model)
+        trainer = pl.Trainer(
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            **self.trainer,
+        )
+        start = time.monotonic()
+        trainer.fit(module.train(), datamodule=load_data(_resolved(self.data_of(arm)), network))
+        return {"steps": trainer.global_step, "minutes": (time.monotonic() - start) / 60}
+
+    def score(self, arm: str, network: InContextModel, split: str) -> list[Record]:
+        """Scores a network on the patients of a split."""
+        data = load_data(_resolved(self.data_of(arm)), network)
+        autocast = "bf16" in str(self.trainer.get("precision", ""))
+        records = evaluate({NETWORK: network_entrant(network, autocast)}, data, self.protocol_of(arm, split))
+        return [{**record, "arm": arm, "train_seed": self.seed} for record in records]
+
+
+def run_arm(ablation: Ablation, arm: str, output: Path) -> list[Record]:
+    """Trains and scores an arm, or reads what it left.
+
+    Raises:
+        ValueError: If the folder holds the arm after other settings.
+    """
+    folder, digest = _folder(ablation, arm, output), ablation.digest(arm)
+    done = folder / "arm.json"
+    if done.is_file():
+        if json.loads(done.read_text())["digest"] != digest:
+            raise ValueError(f"{folder} holds this arm after other settings; give another --output, or delete it")
+        return _records(folder / "val.csv")
+    network = ablation.build(arm)
+    facts = ablation.train(arm, network)
+    logger.info("%s: %d steps in %.1f min", arm, facts["steps"], facts["minutes"])
+    weights.save(folder / "weights", network)
+    records = ablation.score(arm, network.eval(), "val")
+    _write(folder / "val.csv", pd.DataFrame(records).to_csv(index=False))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    _write(done, json.dumps({"arm": arm, "digest": digest, "parameters": count, **facts}, indent=2) + "\n")
+    return records
+
+
+def run_final(ablation: Ablation, arm: str, output: Path) -> list[Record]:
+    """Scores the trained arm on test patients, once: a second call reads the records of the first.
+
+    Raises:
+        ValueError: If the arm was not trained with these settings.
+    """
+    folder = _folder(ablation, arm, output)
+    done = folder / "arm.json"
+    if not done.is_file() or json.loads(done.read_text())["digest"] != ablation.digest(arm):
+        raise ValueError(f"{folder} holds no arm trained with these settings; run it without --final first")
+    if not (folder / "test.csv").is_file():
+        records = ablation.score(arm, weights.load(folder / "weights"), "test")
+        _write(folder / "test.csv", pd.DataFrame(records).to_csv(index=False))
+    return _records(folder / "test.csv")
+
+
+def report(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Mapping[str, float]]) -> str:
+    """Writes two tables: arms by kinds of task, and tasks by arms.
+
+    Args:
+        records: Arm to its records.
+        facts: Arm to its numbers of steps and parameters.
+    """
+    shown = [NETWORK, CONTROLS[1], CONTROLS[2]]
+    means: dict[str, dict[str, float]] = {}
+    for arm, own in records.items():
+        summary = summarise(own, by_variant=False)
+        summary = summary[summary["metric"].isin(PRIMARY) & summary["entrant"].isin(shown)]
+        kinds = summary["task"].where(summary["metric"] != "dice", "segmentation")
+        for key, part in summary.groupby([kinds, "metric", "entrant"]):
+            kind, metric, entrant = (str(name) for name in key)
+            if entrant == NETWORK or kind == "segmentation":
+                name = f"{kind} {metric}" + ("" if entrant == NETWORK else f", {entrant}")
+                means.setdefault(name, {})[arm] = float(part["mean"].mean())
+    lines = [
+        "| arm | parameters | steps | " + " | ".join(means) + " |",
+        "| --- | ---: | ---: |" + " --- |" * len(means),
+    ]
+    for arm in records:
+        cells = [cell(column.get(arm, float("nan"))) for column in means.values()]
+        known = facts.get(arm, {})
+        start = f"| {arm} | {known.get('parameters', 0):,.0f} | {known.get('steps', 0):,.0f} | "
+        lines.append(start + " | ".join(cells) + " |")
+    first = next(iter(records.values()))
+    every = [record for record in first if record["entrant"] in TRIVIAL]
+    every += [{**r, "entrant": arm} for arm, own in records.items() for r in own if r["entrant"] == NETWORK]
+    return "\n".join(lines) + "\n\n" + table(every, paired=False)
+
+
+def _read(path: Path) -> Config:
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}; the shipped one is {CONFIG}")
+    return cast(Config, OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+
+
+def _resolved(config: Config) -> Config:
+    return cast(Config, OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+
+
+def _folder(ablation: Ablation, arm: str, output: Path) -> Path:
+    return output / arm / f"seed-{ablation.seed}"
+
+
+def _records(path: Path) -> list[Record]:
+    frame = pd.read_csv(path, dtype={"case": str, "patient": str, "variant": str}, keep_default_na=False)
+    return cast(list[Record], frame.to_dict("records"))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.part")
+    work.write_text(text)
+    os.replace(work, path)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line; `args` stands in for `sys.argv` in tests."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time of each arm")
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms to run; all by default")
+    parser.add_argument("--list", action="store_true", help="print the names of the arms")
+    parser.add_argument("--config", default=CONFIG, help="file that describes the arms")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and episodes")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--final", action="store_true", help="score the arms named on test patients, once")
+    options = parser.parse_args(args)
+    ablation = Ablation(options.config, options.minutes, options.seed)
+    if options.list:
+        sys.stdout.write("\n".join(ablation.arms) + "\n")
+        return
+    names = options.arms or list(ablation.arms)
+    if unknown := sorted(set(names) - set(ablation.arms)):
+        parser.error(f"unknown arm {unknown[0]!r}; there are {', '.join(ablation.arms)}")
+    if options.output is None:
+        parser.error("--output is needed")
+    if options.final and not options.arms:
+        parser.error("--final needs --arms: test patients are for finalists")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    results, facts = {}, {}
+    for arm in names:
+        results[arm] = (run_final if options.final else run_arm)(ablation, arm, options.output)
+        facts[arm] = json.loads((_folder(ablation, arm, options.output) / "arm.json").read_text())
+        text = report(results, facts)
+        _write(options.output / ("test.md" if options.final else "val.md"), text + "\n")
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
