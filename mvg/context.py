@@ -122,7 +122,7 @@ def read_context(
 
 def present(labels: Tensor) -> set[int]:
     """Classes of a label map `(*S)`, background left out."""
-    return set(np.unique(labels.numpy()).tolist()) - {0}
+    return set(np.flatnonzero(np.bincount(labels.flatten().numpy())).tolist()) - {0}
 
 
 def label_maps(rasters: Sequence[Raster]) -> list[Tensor]:

@@ -85,8 +85,8 @@ def predict_files(
         raise ValueError(f"`window` takes two values, [low, high], got {window}")
     chosen = choose(find_pairs(context, targets), examples, choice, seed)
     predictor = Predictor.from_pretrained(
-        weights,
-        task,
+        folder=weights,
+        task=task,
         device=device,
         aspect=aspect,
         window=None if window is None else (window[0], window[1]),
@@ -95,17 +95,24 @@ def predict_files(
         size_limit=size_limit,
     )
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
-    for job in jobs:
-        raster = read_raster(job.query, size_limit=size_limit)
-        predictor.read(raster)
-        check_writable(job.answer, np.dtype(np.uint16) if predictor.task.is_label else raster.values.dtype)
     predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+    for job in jobs:
+        check_job(predictor, job)
     log.info("Examples shown: %s", ", ".join(pair.name for pair in chosen))
-    common = describe(predictor, weights, task, chosen)
-    start = time.perf_counter()
+    common, start = describe(predictor, weights, task, chosen), time.perf_counter()
     for first in range(0, len(jobs), batch):
         answer_jobs(predictor, jobs[first : first + batch], common, preview)
-    log.info("%d answers written beside %s in %.1f s", len(jobs), jobs[0].answer, time.perf_counter() - start)
+    log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
+
+
+def check_job(predictor: Predictor, job: Job) -> None:
+    """Reads a query and checks that it can be answered and its answer be written."""
+    raster = read_raster(job.query, size_limit=predictor.size_limit)
+    predictor.read(raster)
+    if predictor.task.is_label:
+        check_writable(job.answer, np.dtype(np.uint16))
+    else:
+        check_writable(job.answer, raster.values.dtype, len(predictor.examples[0].target))
 
 
 def describe(predictor: Predictor, folder: Path, task: str | None, chosen: Sequence[PairFiles]) -> dict[str, Any]:
@@ -147,9 +154,9 @@ def answer_jobs(predictor: Predictor, jobs: Sequence[Job], common: Mapping[str, 
         contents = {job.answer: encode(painted, job.answer.suffix), job.sidecar: as_json(facts)}
         if preview:
             contents[job.preview] = encode(draw(predictor, raster, answer), job.preview.suffix)
-        else:
-            job.preview.unlink(missing_ok=True)
         write_whole(contents)
+        if not preview:
+            job.preview.unlink(missing_ok=True)
 
 
 def draw(predictor: Predictor, raster: Raster, answer: Prediction) -> NDArray[np.uint8]:

@@ -6,13 +6,12 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.nn import functional as F
 
-from mvg.context import Example, present
+from mvg.context import Example
+from mvg.data.geometry import resize_labels
 from mvg.pictures import sheet, to_picture
 
 OPACITY = 0.4
@@ -23,26 +22,25 @@ def colour_of(number: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb((0.02 + 0.618034 * (number - 1)) % 1, 0.85, 1.0)
 
 
-def colour_labels(image: Tensor, labels: Tensor) -> Tensor:
-    """Draws classes over an image: a veil inside, the pure colour along the border.
+def colour_labels(picture: NDArray[np.uint8], labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Draws classes over a picture: a veil inside, the pure colour along the border.
 
     Args:
-        image: `(C, H, W)`, [0, 1].
+        picture: `(H, W, 3)`.
         labels: `(H, W)`, class indices.
 
     Returns:
-        `(3, H, W)`.
+        `(H, W, 3)`.
     """
-    base = (image[:3] if len(image) >= 3 else image[:1]).expand(3, *image.shape[1:]).clone()
-    around = F.pad(labels[None].float(), (1, 1, 1, 1), mode="replicate")[0]
     height, width = labels.shape
+    around = np.pad(labels, 1, mode="edge")
     moved = [around[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-    border = torch.stack([values != labels for values in moved]).any(0)
-    for number in sorted(present(labels)):
-        colour = torch.tensor(colour_of(number))[:, None, None]
-        share = (labels == number) * torch.where(border, 1.0, OPACITY)
-        base = base * (1 - share) + colour * share
-    return base
+    border = np.any([values != labels for values in moved], axis=0)
+    numbers, places = np.unique(labels, return_inverse=True)
+    colours = 255 * np.array([colour_of(int(number)) for number in numbers])[places.reshape(labels.shape)]
+    share = ((labels > 0) * np.where(border, 1.0, OPACITY))[..., None]
+    drawn: NDArray[np.uint8] = (picture * (1 - share) + colours * share).round().astype(np.uint8)
+    return drawn
 
 
 def draw_boxes(picture: NDArray[np.uint8], boxes: NDArray[np.float32], height: int) -> NDArray[np.uint8]:
@@ -56,9 +54,11 @@ def draw_boxes(picture: NDArray[np.uint8], boxes: NDArray[np.float32], height: i
 
 
 def show(image: Tensor, target: Tensor, size: int) -> NDArray[np.uint8]:
-    """Draws label maps `(H, W)` over their image `(C, H, W)`; shows images `(C, H, W)` as they are."""
-    drawn: NDArray[np.uint8] = to_picture(colour_labels(image, target) if target.ndim == 2 else target, size)
-    return drawn
+    """Draws a label map `(H, W)` over its image `(C, H, W)`, or shows an image `(C, H, W)`, `size` pixels high."""
+    picture: NDArray[np.uint8] = to_picture(target if target.ndim == 3 else image, size)
+    if target.ndim == 3:
+        return picture
+    return colour_labels(picture, resize_labels(target, picture.shape[:2]).numpy())
 
 
 def draw_preview(

@@ -205,8 +205,8 @@ def to_units(image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any]) ->
     return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
 
 
-def check_writable(path: Path, kind: np.dtype[Any]) -> None:
-    """Checks that a file of this name can hold an image of a pixel type.
+def check_writable(path: Path, kind: np.dtype[Any], channels: int = 1) -> None:
+    """Checks that a file of this name can hold an image of a pixel type and a number of channels.
 
     Raises:
         ValueError: If not.
@@ -216,6 +216,8 @@ def check_writable(path: Path, kind: np.dtype[Any]) -> None:
         raise ValueError(f"{path}: answers are written as {', '.join(WRITABLE)}; choose one of these")
     if suffix == ".png" and kind.kind != "b" and kind not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise ValueError(f"{path}: PNG cannot hold pixels of type {kind}; name the output .tif or .npy")
+    if suffix != ".npy" and channels > 1 and (channels != 3 or kind != np.uint8):
+        raise ValueError(f"{path}: pictures cannot hold {channels} channels of type {kind}; name the output .npy")
 
 
 def encode(values: NDArray[Any], suffix: str) -> bytes:

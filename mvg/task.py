@@ -85,7 +85,7 @@ class Task(metaclass=Configurable):
 
     @abstractmethod
     def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
-        """Compares a painted answer `(C_out, *S)` with the truth; one number for each of `metrics`, NaN if undefined."""
+        """Compares a painted answer `(C_out, *S)` with the truth; one number for each of `metrics`, NaN if none."""
 
     def swap(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec | None:
         """Returns a spec that asks the same images for another structure, for the task-swap control.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
 
@@ -259,15 +260,33 @@ def test_floats_in_01_are_taken_as_they_are(low, high, bounds):
     assert found == bounds if bounds else np.allclose(found, (low, high), atol=0.01 * (high - low))
 
 
-@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.uint16, np.int32, np.float32])
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *((suffix, kind) for suffix in (".png", ".tif", ".npy") for kind in (np.bool_, np.uint8, np.uint16)),
+        *((suffix, kind) for suffix in (".tif", ".npy") for kind in (np.int32, np.float32)),
+    ],
+)
 def test_files_hold_what_was_written(kind, suffix, tmp_path):
-    if suffix == ".png" and kind in (np.int32, np.float32):
-        pytest.skip("PNG holds no such pixels")
     values = (np.random.default_rng(0).random((1, 5, 7)) > 0.5).astype(kind) * kind(1)
     path = tmp_path / f"x{suffix}"
     path.write_bytes(encode(to_units(torch.from_numpy(values.astype(np.float32)), (0, 1), np.dtype(kind)), suffix))
     assert np.array_equal(read_raster(path, labels=True).values, values)
+
+
+def test_16_bit_colours_are_refused_as_pillow_would_halve_them(tmp_path):
+    colours = sitk.GetImageFromArray(np.full((5, 7, 3), 40000, np.uint16), isVector=True)
+    sitk.WriteImage(colours, str(tmp_path / "x.png"))
+    with pytest.raises(ValueError, match="16-bit colours"):
+        read_raster(tmp_path / "x.png")
+
+
+def test_an_indexed_picture_is_indices_as_labels_and_colours_as_an_image(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8), "P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "x.png")
+    assert read_raster(tmp_path / "x.png", labels=True).values.tolist() == [[[0, 1], [2, 3]]]
+    assert read_raster(tmp_path / "x.png").values[:, 0, 1].tolist() == [255, 0, 0]
 
 
 # ---------------------------------------------------------------- equalities
@@ -340,6 +359,15 @@ def test_images_keep_their_kind_of_file(folder):
     predict(task="denoising", source="queries/d.tif")
     with Image.open("out/d.tif") as answer:
         assert (answer.size, np.asarray(answer).dtype) == ((47, 60), np.uint16)
+
+
+def test_colours_that_no_picture_holds_are_refused_before_the_first_is_written(folder, capsys):
+    weights.save("weights", Copy(3, 3), {"synthesis": tasks.Synthesis()})
+    for path in Path("context/labels").iterdir():
+        Image.open(path).convert("RGB").save(path)
+    Image.fromarray(np.zeros(SIZE, np.uint16)).save("queries/z.tif")
+    assert "out/z.tif: pictures cannot hold 3 channels of type uint16" in error_of(capsys, task="synthesis")
+    assert written() == []
 
 
 def test_a_class_path_is_a_task(folder):
