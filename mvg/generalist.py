@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -19,7 +20,7 @@ from torchmetrics import MeanMetric
 from mvg.episode import Episode, Pair
 from mvg.models.base import InContextModel
 from mvg.models.initialise import initialise
-from mvg.report import Report
+from mvg.report import Report, finite
 from mvg.task import Task
 
 
@@ -31,10 +32,11 @@ def adamw(parameters: Iterable[Any]) -> Optimizer:
 class Generalist(pl.LightningModule):
     """Trains and tests an in-context network on the episodes of a data module.
 
-    The learning rate warms up linearly and follows half a cosine to zero, over the steps of the trainer or over
-    `minutes` of training time. Validation scores every task by its own metrics (`val/<source>/<task>/<metric>`) and
-    sums them up as `val/score`, the mean of the tasks' primary metrics (Dice and average precision as they are, PSNR
-    divided by 40 dB). Testing compares the network with trivial answers and controls, and writes a report.
+    The learning rate warms up linearly and follows half a cosine to zero, over the steps of the trainer or `minutes` of
+    training time, whichever end first. Validation scores every task by its own metrics
+    (`val/<source>/<task>/<metric>`) and sums them up as `val/score`, the mean of the tasks' primary metrics (Dice and
+    average precision as they are, PSNR divided by 40 dB). Testing compares the network with trivial answers and
+    controls, and writes a report.
 
     Args:
         network: The network.
@@ -42,7 +44,7 @@ class Generalist(pl.LightningModule):
         weight_decay: Weight decay of matrices; biases, norms and codes have none.
         layer_decay: Factor on the learning rate from each block to the one before it; 1 for none.
         warmup: Share of training in which the learning rate rises, [0, 1).
-        minutes: Ends training after this many minutes, and anneals over them; None to train by steps or epochs.
+        minutes: Ends training after this many minutes at the latest, and anneals over them; None for no such limit.
         pretrained: Name of a plain timm ViT (downloads its weights) or a local file of ViT weights to start from.
         weights: Folder of trained weights to start from, `<run>/weights` of another fit.
     """
@@ -70,6 +72,7 @@ class Generalist(pl.LightningModule):
         self.tasks: dict[str, Task] = {}
         self.scores = nn.ModuleDict()
         self.report = Report()
+        self._ready = False
         self._spent = 0.0
         self._last = 0.0
 
@@ -81,18 +84,22 @@ class Generalist(pl.LightningModule):
     # ------------------------------------------------------------------ set-up
 
     def setup(self, stage: str) -> None:
-        """Loads starting weights and makes the metrics of every task, the same on all processes."""
-        if stage == "fit" and self.trainer.ckpt_path is None:
+        """Loads starting weights, once and in any stage; makes the metrics of every task, the same on all processes."""
+        if not self._ready and self.trainer.ckpt_path is None:
             initialise(self.network, self.pretrained, self.weights)
+        self._ready = True
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.tasks = {name: data.tasks[name.split("/")[1]] for name in data.names}
         self.scores = nn.ModuleDict(
-            {name: nn.ModuleDict({metric: MeanMetric() for metric in task.metrics}) for name, task in self.tasks.items()}
+            {
+                name: nn.ModuleDict({metric: MeanMetric() for metric in task.metrics})
+                for name, task in self.tasks.items()
+            }
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Groups parameters by weight decay and depth, and makes optimizer and schedule."""
-        exempt = getattr(self.network, "no_weight_decay", set)()
+        exempt: set[str] = getattr(self.network, "no_weight_decay", set)()
         if self.layer_decay != 1:
             groups = param_groups_layer_decay(
                 self.network, self.weight_decay, no_weight_decay_list=exempt, layer_decay=self.layer_decay
@@ -107,10 +114,13 @@ class Generalist(pl.LightningModule):
 
     def _factor(self, step: int) -> float:
         """Learning rate relative to its peak."""
+        progress = (step + 1) / max(1.0, float(self.trainer.estimated_stepping_batches))
         if self.minutes:
-            progress = max(self._spent / (60 * self.minutes), 1e-3)
-        else:
-            progress = (step + 1) / max(1.0, float(self.trainer.estimated_stepping_batches))
+            progress = max(self._spent / (60 * self.minutes), progress, 1e-3)
+        elif not progress:
+            raise ValueError(
+                "training needs an end to anneal to; set `minutes`, trainer.max_epochs or trainer.max_steps"
+            )
         if progress < self.warmup:
             return progress / self.warmup
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warmup) / (1 - self.warmup))))
@@ -126,12 +136,14 @@ class Generalist(pl.LightningModule):
         self._last = time.monotonic()
 
     def training_step(self, batch: Episode, index: int) -> Tensor:
-        """Computes the loss; logs its mean and its mean for each task."""
+        """Computes the loss and logs its mean."""
         losses = self.network.loss(batch)
         loss = losses["loss"]
         if not torch.isfinite(loss):
+            each = losses.get("episodes", loss.expand(len(batch)))
+            broken = [case for case, value in zip(batch.cases, each.tolist(), strict=True) if not math.isfinite(value)]
             raise FloatingPointError(
-                f"the loss is {float(loss)} at step {self.global_step}, on the cases {', '.join(batch.cases[:4])}; lower "
+                f"the loss is {loss.item()} at step {self.global_step}, on the cases {', '.join(broken[:4])}; lower "
                 "the learning rate, set trainer.gradient_clip_val, or look at these cases"
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
@@ -142,7 +154,7 @@ class Generalist(pl.LightningModule):
         now = time.monotonic()
         self._spent += now - self._last
         self._last = now
-        if self.minutes and self._spent > 60 * self.minutes:
+        if self.minutes and self._spent >= 60 * self.minutes:
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -157,19 +169,23 @@ class Generalist(pl.LightningModule):
 
     def validation_step(self, batch: Episode, index: int) -> None:
         """Scores each answer by its task."""
-        painted = self.network(batch.image, batch.context_images, batch.context_targets).float().cpu()
+        painted = self.network(batch.image, batch.context_images, batch.context_targets)
+        painted = finite(painted.float().cpu(), batch.cases)
         for number, name in enumerate(batch.tasks):
             pair = Pair(batch.image[number].cpu(), batch.target[number].cpu(), batch.weight[number].cpu())
             scores = self.tasks[name].score(painted[number], pair, batch.specs[number])
             for metric, value in scores.items():
                 if math.isfinite(value):
-                    cast(nn.ModuleDict, self.scores[name])[metric].update(value)
+                    self._means(name)[metric].update(value)
+
+    def _means(self, name: str) -> dict[str, MeanMetric]:
+        return cast(dict[str, MeanMetric], self.scores[name])
 
     def on_validation_epoch_end(self) -> None:
         """Logs every metric of every task, and their summary."""
         primaries = []
         for name, task in self.tasks.items():
-            for metric, mean in cast(nn.ModuleDict, self.scores[name]).items():
+            for metric, mean in self._means(name).items():
                 value = float(mean.compute()) if mean.update_called else float("nan")
                 mean.reset()
                 self.log(f"val/{name}/{metric}", value, rank_zero_only=False)

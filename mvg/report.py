@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +34,7 @@ class Report:
         answers = {NETWORK: network(episode.image, episode.context_images, episode.context_targets)}
         answers |= trivial_answers(episode) | control_answers(network, episode)
         for entrant, painted in answers.items():
-            self._score(entrant, painted.float().cpu(), episode, tasks)
+            self._score(entrant, finite(painted.float().cpu(), episode.cases), episode, tasks)
 
     def _score(self, entrant: str, painted: Tensor, episode: Episode, tasks: Mapping[str, Task]) -> None:
         for number, name in enumerate(episode.tasks):
@@ -93,7 +93,24 @@ class Report:
         text = markdown(self.table())
         _write(folder / "report.csv", pd.DataFrame(self.records).to_csv(index=False))
         _write(folder / "report.md", text + "\n")
-        print(f"\n{text}\n")  # noqa: T201 - the table is what the command is for
+        print(f"\n{text}\n")
+
+
+def finite(painted: Tensor, cases: Sequence[str] = ()) -> Tensor:
+    """Paints 0 where a network painted no number, so that a broken answer scores badly instead of vanishing.
+
+    Args:
+        painted: `(B, C, *S)`.
+        cases: Case of each answer, for the log.
+    """
+    broken = ~torch.isfinite(painted)
+    if not bool(broken.any()):
+        return painted
+    where = broken.flatten(1).any(1).nonzero().flatten().tolist()
+    log.warning(
+        "painted values that are no numbers count as 0, on %s", ", ".join(cases[i] for i in where if i < len(cases))
+    )
+    return painted.masked_fill(broken, 0)
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -101,7 +118,7 @@ def markdown(table: pd.DataFrame) -> str:
     columns = list(table.columns)
     lines = ["| task | metric | " + " | ".join(columns) + " |", "| --- | --- |" + " --- |" * len(columns)]
     for index, row in table.iterrows():
-        name, metric = index  # type: ignore[misc]
+        name, metric = index
         cells = ["" if math.isnan(value) else f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}" for value in row]
         lines.append(f"| {name} | {metric} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import mvg
@@ -70,16 +72,32 @@ def load(source: str | Path, trusted: Sequence[str] = TRUSTED) -> InContextModel
         FileNotFoundError: If the folder is missing or incomplete.
         ValueError: If its weights do not fit the network that it describes.
     """
-    config = describe(source)
-    network = build(config["network"], trusted)
-    state = load_file(Path(source) / MODEL)
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"the weights in {source} do not fit their network: missing {list(missing)[:3]}, "
-            f"unexpected {list(unexpected)[:3]}"
-        )
+    network = build(describe(source)["network"], trusted)
+    fill(network, source)
     return network
+
+
+def fill(network: InContextModel, source: str | Path) -> None:
+    """Fills a network with the weights of a folder written by `save`, in place.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or incomplete.
+        ValueError: If the weights are damaged or do not fit the network.
+    """
+    describe(source)
+    try:
+        state = load_file(Path(source) / MODEL)
+    except SafetensorError as error:
+        raise ValueError(f"{Path(source) / MODEL} is damaged: {error}; copy the folder again") from error
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name in sorted(own.keys() | given.keys()):
+        if own.get(name) != given.get(name):
+            raise ValueError(
+                f"the weights in {source} do not fit this network: {name} is {given.get(name, 'missing')} there, "
+                f"{own.get(name, 'missing')} in the network"
+            )
+    network.load_state_dict(state)
 
 
 def load_tasks(source: str | Path, trusted: Sequence[str] = TRUSTED) -> dict[str, Task]:
@@ -99,11 +117,15 @@ def describe(source: str | Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves")
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {error}") from error
-    if config.get("format") != FORMAT:
-        raise ValueError(f"{folder} has format {config.get('format')}, this version reads {FORMAT}; update mvg")
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} is damaged: {error}; copy the folder again") from error
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{folder} has format {found}, this version reads {FORMAT}; update mvg, or save it anew")
+    lacking = [name for name in ("network", "tasks") if not isinstance(config.get(name), dict)]
+    if lacking:
+        raise ValueError(f"{folder / CONFIG} is damaged: it lacks `{lacking[0]}`; copy the folder again")
     return dict(config)
 
 
@@ -121,7 +143,7 @@ def save(
         network: The network.
         tasks: The tasks it was trained on.
         sources: For each data source, its licence and what else is worth knowing.
-        metrics: Validation metrics, for the model card.
+        metrics: Validation metrics, for the model card; those that are undefined are left out.
 
     Returns:
         The folder.
@@ -134,14 +156,14 @@ def save(
         "network": to_config(network),
         "tasks": {name: to_config(task) for name, task in (tasks or {}).items()},
         "sources": {name: dict(facts) for name, facts in (sources or {}).items()},
-        "metrics": dict(metrics or {}),
+        "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         save_file(unshared(state), work / MODEL)
-        (work / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (work / CARD).write_text(card(config, network))
+        (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (work / CARD).write_text(card(config, network), encoding="utf-8")
         os.chmod(work, 0o755)
         _replace(work, folder)
     finally:
@@ -205,11 +227,19 @@ def card(config: Mapping[str, Any], network: InContextModel) -> str:
 
 
 class SaveWeights(pl.Callback):
-    """Leaves `<run>/weights` when a fit ends, whatever the way it ended."""
+    """Leaves `<run>/weights` when a fit ends, or is ended by hand."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        self._save(trainer, pl_module)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Writes it after Ctrl-C too: who stops a training by hand has seen enough of it."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.global_step > 0:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         tasks = getattr(data, "tasks", {})
