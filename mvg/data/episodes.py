@@ -247,11 +247,7 @@ class EpisodeDataset(Dataset[Episode]):
     def build(self, plan: Plan, rng: np.random.Generator) -> Episode:
         """Reads, changes and encodes a plan; returns an episode of batch size 1."""
         task = self.tasks[plan.task]
-        keys = (plan.spec["query"], *(plan.spec["context"] for _ in plan.items[1:]))
-        read = [self.read(plan.source, item) for item in plan.items]
-        subjects = [self._fit(subject, wanted, rng) for subject, wanted in zip(read, keys, strict=True)]
-        if self.training and self.augmentation is not None:
-            subjects = self.augmentation(subjects, rng, task.is_label)
+        subjects = self.subjects(plan, rng)
         spec = task.complete(plan.spec, subjects, rng)
         pairs = [self._encode(plan, subject, spec, rng) for subject in subjects]
         mim = self.training and bool(rng.random() < task.mim)
@@ -271,6 +267,15 @@ class EpisodeDataset(Dataset[Episode]):
             context_cases=(tuple(item.case for item in plan.items[1:]),),
         )
         return self._swap(episode, plan, subjects, rng) if self.controls else episode
+
+    def subjects(self, plan: Plan, rng: np.random.Generator) -> list[Subject]:
+        """Reads the items of a plan and brings them to size; in training they are cropped and changed at random."""
+        keys = (plan.spec["query"], *(plan.spec["context"] for _ in plan.items[1:]))
+        read = [self.read(plan.source, item) for item in plan.items]
+        subjects = [self._fit(subject, wanted, rng) for subject, wanted in zip(read, keys, strict=True)]
+        if self.training and self.augmentation is not None:
+            subjects = self.augmentation(subjects, rng, self.tasks[plan.task].is_label)
+        return subjects
 
     def _fit(self, subject: Subject, keys: Sequence[str], rng: np.random.Generator) -> Subject:
         if not self.training or self.crop is None:
