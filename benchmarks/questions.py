@@ -62,25 +62,25 @@ def variants(task: Task, index: Index, class_names: Mapping[int, str]) -> list[t
     if isinstance(task, Segmentation):
         classes = [k for k in known_classes(index, task.labels) if task.classes is None or k in task.classes]
         shown = [k for k in classes if len(index.find((*task.roles, task.labels, key(task.labels, k))))]
-        return [(class_names.get(k, f"class {k}"), _narrow(task, classes=[k])) for k in shown]
+        return [(class_names.get(k, f"class {k}"), narrow(task, classes=[k])) for k in shown]
     if isinstance(task, Denoising):
         levels = {kind: low * (high / low) ** LEVEL for kind, (low, high) in task.ranges.items()}
-        return [(kind, _narrow(task, kinds=[kind], **{kind: (levels[kind],) * 2})) for kind in task.kinds]
+        return [(kind, narrow(task, kinds=[kind], **{kind: (levels[kind],) * 2})) for kind in task.kinds]
     if isinstance(task, Inpainting):
         share = sum(task.share) / 2
-        return [(kind, _narrow(task, kinds=[kind], share=(share, share))) for kind in task.kinds]
+        return [(kind, narrow(task, kinds=[kind], share=(share, share))) for kind in task.kinds]
     if isinstance(task, Synthesis):
         roles = image_roles(index)
         inputs = [list(task.sources)] if task.joint and task.sources else [[role] for role in task.sources or roles]
         pairs = [(given, target) for given in inputs for target in task.targets or roles if target not in given]
-        made = [(f"{' + '.join(given)} to {to}", _narrow(task, sources=given, targets=[to])) for given, to in pairs]
+        made = [(f"{' + '.join(given)} to {to}", narrow(task, sources=given, targets=[to])) for given, to in pairs]
         return [(name, only) for name, only in made if only.accepts(index)]
     raise ValueError(
         f"the protocol asks for segmentation, denoising, inpainting and synthesis, not {type(task).__name__}"
     )
 
 
-def _narrow(task: Task, **changes: Any) -> Task:
+def narrow(task: Task, **changes: Any) -> Task:
     """Makes a task again with other arguments."""
     made: Task = type(task)(**{**task.init_args, **changes})  # type: ignore[attr-defined]
     return made

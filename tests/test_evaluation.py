@@ -1,13 +1,20 @@
 """The protocol on patients: what is asked, of whom, after which examples, and how it is scored."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from benchmarks import real
 from benchmarks.evaluation import ABSENT, Protocol, evaluate, spread
 from benchmarks.summary import difference, interval, summarise, table
+from benchmarks.unet import Slices, specialties, train_unets, unet_entrant
+from mvg import weights
 from mvg.controls import CONTROLS, TRIVIAL
-from mvg.data import EpisodeDataModule, Item, Source, Subject
+from mvg.data import Augmentation, EpisodeDataModule, Item, Source, Subject
+from mvg.models import CanvasViT, PatchStem
 from mvg.report import NETWORK
 from tasks import Denoising, Detection, Inpainting, Segmentation, Synthesis
 
@@ -64,9 +71,13 @@ def imitator(image, context_images, context_targets, name):
     return painted
 
 
-def run(entrants, tasks=None, source=None, **options):
+def module(tasks=None, source=None, **options):
     tasks = tasks or {"segmentation": Segmentation(), "synthesis": Synthesis(["image"], ["other"])}
-    data = EpisodeDataModule([SIZE, SIZE], {"phantom": source or Phantom()}, tasks, near=0.2)
+    return EpisodeDataModule([SIZE, SIZE], {"phantom": source or Phantom()}, tasks, near=0.2, **options)
+
+
+def run(entrants, tasks=None, source=None, **options):
+    data = module(tasks, source)
     return evaluate(entrants, data, Protocol(**{"batch_size": 4, **options}))
 
 
@@ -192,3 +203,54 @@ def test_summary_and_table_count_patients_and_pair_them():
     text = table(records).splitlines()
     assert len(text) == 2 + 2
     assert text[2].startswith("| phantom/segmentation | dice | 3 | 1.000 [1.000, 1.000]")
+
+
+def test_one_specialist_a_task_but_one_a_direction_of_synthesis():
+    tasks = {"all": Segmentation(), "free": Synthesis(), "holes": Inpainting()}
+    found = specialties(module(tasks), Protocol())
+    assert sorted((s.name, s.classes, len(s.asked)) for s in found) == [
+        ("all", 4, 3), ("free", 0, 1), ("free", 0, 1), ("holes", 0, 3)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="binary"):
+        specialties(module({"all": Segmentation(scheme="random")}), Protocol())
+
+
+def test_specialist_learns_from_training_slices_without_what_examples_explain():
+    data = module(augmentation=Augmentation(flip=1.0, place=0.0, look=1.0, noise=0.0, blur=0.0))
+    segmentation, synthesis = specialties(data, Protocol())
+    image, labels, _ = Slices(data, segmentation)[3]
+    assert labels.dtype == torch.int64
+    assert len(image[0][labels[0] == labels.max()].unique()) == 1
+    assert int(labels[0].nonzero()[:, 0].min()) >= 4
+    image, target, _ = Slices(data, synthesis)[3]
+    torch.testing.assert_close(target, 1 - image)
+    assert all(map(torch.equal, Slices(data, synthesis)[3], Slices(data, synthesis)[3]))
+
+
+def test_specialists_answer_every_question_with_the_class_that_is_asked():
+    data, protocol = module(batch_size=2), Protocol(trivial=False)
+    trained = train_unets(data, 0.01, protocol, batch_size=2, workers=0)
+    records = evaluate({"U-Net": unet_entrant(trained)}, data, protocol)
+    assert {r["variant"] for r in records if r["entrant"] == "U-Net"} == {"one", "two", "three", "image to other"}
+    names = [f"phantom/segmentation/{name}" for name in ("one", "two", "three")]
+    image = torch.rand(2, 1, SIZE, SIZE)
+    painted = sum(unet_entrant(trained)(image, image[:, None], image[:, None], name) for name in names)
+    assert float(painted.max()) <= 1
+    with pytest.raises(ValueError, match="no U-Net has learned"):
+        unet_entrant(trained)(image, image[:, None], image[:, None], "phantom/segmentation/four")
+
+
+def test_a_trained_folder_is_evaluated_from_the_command_line(tmp_path, monkeypatch, capsys):
+    network = CanvasViT([SIZE, SIZE], width=32, depth=1, heads=2, stem=PatchStem(8))
+    folder = weights.save(tmp_path / "weights", network)
+    monkeypatch.setattr(real, "load_data", lambda config, network: module())
+    words = ["--weights", str(folder), "--output", str(tmp_path / "out"), "--slices", "3", "--threads", "1"]
+    real.main(words)
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert capsys.readouterr().out.rstrip() == text.rstrip()
+    assert "phantom/segmentation/three" in text
+    records = pd.read_csv(tmp_path / "out" / "records.csv")
+    assert {"network", *TRIVIAL, *CONTROLS[1:]} <= set(records["entrant"])
+    assert json.loads((tmp_path / "out" / "protocol.json").read_text())["protocol"]["slices"] == 3
+    pictures = {path.name for path in (tmp_path / "out" / "pictures").iterdir()}
+    assert pictures == {"phantom-segmentation.png", "phantom-synthesis.png"}

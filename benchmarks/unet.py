@@ -1,0 +1,270 @@
+"""Plain U-Nets, one for each task of each source: what a specialist reaches on the same patients, size and minutes.
+
+Segmentation is one network a source and label role, with all classes at once (softmax, Dice and cross-entropy).
+Denoising and inpainting are one network a source that paints the difference from its input; synthesis is one a
+direction (L1). A specialist sees no examples. What only examples explain is therefore left out of its augmentation:
+mirror images where classes have a side, and changes of grey values that differ between input and target.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from monai.losses.dice import DiceCELoss
+from monai.networks.nets.dynunet import DynUNet
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.evaluation import Entrant, Protocol, episodes
+from benchmarks.questions import Question, narrow, questions
+from mvg.data import EpisodeDataModule
+from mvg.data.episodes import EpisodeDataset, Plan, repeat_channels
+from mvg.data.loader import start_worker
+from mvg.data.source import Index
+from mvg.task import Task
+from tasks import Segmentation, Synthesis
+from tasks.painting import gather
+
+logger = logging.getLogger(__name__)
+
+Sample = tuple[Tensor, Tensor, Tensor]
+"""Image `(C_in, H, W)`, target (`(1, H, W)` int64 classes, or `(1, H, W)` in [0, 1]) and weight `(1, H, W)`."""
+
+_STEPS = 10**9
+
+
+@dataclass(frozen=True)
+class Specialty:
+    """What one U-Net learns.
+
+    Attributes:
+        source: Name of the source.
+        name: Name of the task.
+        task: The task; for synthesis, in this direction only.
+        classes: Classes with background; 0 for image tasks.
+        asked: Name of each question it answers, to the class that is asked for (0 for image tasks).
+    """
+
+    source: str
+    name: str
+    task: Task
+    classes: int = 0
+    asked: dict[str, int] = field(default_factory=dict)
+
+
+def specialties(data: EpisodeDataModule, protocol: Protocol) -> list[Specialty]:
+    """Lists the U-Nets that are needed to answer every question of the protocol.
+
+    Raises:
+        ValueError: If classes are painted in colours; a U-Net answers the scheme "binary".
+    """
+    dataset = episodes(data, protocol)
+    found: dict[tuple[str, ...], Specialty] = {}
+    for source, name in dataset.pairs:
+        task = dataset.tasks[name]
+        if isinstance(task, Segmentation) and task.scheme != "binary":
+            raise ValueError(f'task {name!r} paints in the scheme {task.scheme!r}; U-Nets need the scheme "binary"')
+        for question in questions(dataset, source, name):
+            _assign(found, question, task)
+    return list(found.values())
+
+
+def _assign(found: dict[tuple[str, ...], Specialty], question: Question, task: Task) -> None:
+    """Gives a question to the U-Net that answers it."""
+    spec = question.spec
+    key: tuple[str, ...] = (question.source, question.task)
+    if isinstance(task, Synthesis):
+        key = (*key, question.variant)
+        task = narrow(task, sources=spec["inputs"], targets=[spec["target"]])
+    classes = spec["highest"] + 1 if isinstance(task, Segmentation) else 0
+    specialty = found.setdefault(key, Specialty(question.source, question.task, task, classes))
+    specialty.asked[question.name] = int(spec["classes"][0][0]) if classes else 0
+
+
+class Slices(Dataset[Sample]):
+    """Endless training slices of one specialty: the same draws, crops and sizes as for the in-context network.
+
+    Args:
+        data: Sources, sizes and augmentation.
+        specialty: What is learned.
+        seed: Seed of everything.
+    """
+
+    def __init__(self, data: EpisodeDataModule, specialty: Specialty, seed: int = 0) -> None:
+        self.specialty, self.seed, self.channels = specialty, seed, data.in_channels
+        self.index = Index(data.sources[specialty.source].items("train"))
+        self.dataset = data.make_dataset("train")
+        self.dataset.remembered = 512
+        without_examples(self.dataset, specialty.task)
+
+    def __len__(self) -> int:
+        return _STEPS
+
+    def __getitem__(self, number: int) -> Sample:
+        rng, own = np.random.default_rng([self.seed, number]), self.specialty
+        spec = own.task.draw(self.index, rng, training=True)
+        offered = self.index.find(tuple(spec["query"]))
+        item = self.index.items[int(offered[rng.integers(len(offered))])]
+        subject = self.dataset.subjects(Plan(own.source, own.name, spec, (item,)), rng)[0]
+        what = f"images of task {own.name!r}"
+        if isinstance(own.task, Segmentation):
+            image = repeat_channels(gather(subject, own.task.roles), self.channels, what)
+            return image, subject.labels[own.task.labels][None], torch.ones(1, *image.shape[1:])
+        pair = own.task.encode(subject, own.task.complete(spec, [subject], rng), rng)
+        assert pair.target is not None
+        weight = torch.ones(1, *pair.image.shape[1:]) if pair.weight is None else pair.weight
+        return repeat_channels(pair.image, self.channels, what), pair.target, weight
+
+
+def without_examples(dataset: EpisodeDataset, task: Task) -> None:
+    """Takes out of a data set's augmentation what only examples explain."""
+    if dataset.augmentation is None:
+        return
+    arguments = dict(dataset.augmentation.init_args)  # type: ignore[attr-defined]
+    if task.is_label:
+        arguments["flip"] = 0.0
+    if isinstance(task, Synthesis):
+        arguments["look"] = 0.0
+    dataset.augmentation = type(dataset.augmentation)(**arguments)
+
+
+class Specialist(pl.LightningModule):
+    """A U-Net with residual units, trained for some minutes with AdamW and a cosine schedule over time.
+
+    Args:
+        specialty: What is learned.
+        channels: Channels of images.
+        minutes: Training time, at which training stops.
+        widths: Channels of the levels, at full, half, quarter, ... size.
+        learning_rate: Highest learning rate.
+    """
+
+    def __init__(
+        self,
+        specialty: Specialty,
+        channels: int = 1,
+        minutes: float = 1.0,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        learning_rate: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.classes, self.minutes, self.learning_rate = specialty.classes, minutes, learning_rate
+        self.restores = not specialty.classes and not isinstance(specialty.task, Synthesis)
+        strides = [1] + [2] * (len(widths) - 1)
+        self.net: nn.Module = DynUNet(
+            2, channels, specialty.classes or 1, [3] * len(widths), strides, strides[1:], list(widths), res_block=True
+        )
+        self.to(memory_format=torch.channels_last)
+        self.overlap = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self._start = math.inf
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Maps `(B, C_in, H, W)` to `(B, classes, H, W)` scores, or to a `(B, 1, H, W)` image."""
+        out: Tensor = self.net(image.contiguous(memory_format=torch.channels_last)).float()
+        return out + image.mean(1, keepdim=True) if self.restores else out
+
+    def training_step(self, batch: Sample, index: int) -> Tensor:
+        """Dice and cross-entropy of classes, or weighted L1 of an image; stops when the minutes are spent."""
+        image, target, weight = batch
+        self.trainer.should_stop = self.spent >= 1
+        painted = self(image)
+        if self.classes:
+            overlap: Tensor = self.overlap(painted, target)
+            return overlap
+        error: Tensor = ((painted - target).abs() * weight).sum() / weight.sum()
+        return error
+
+    @property
+    def spent(self) -> float:
+        """Share of the minutes that has passed."""
+        return max(0.0, time.monotonic() - self._start) / (60 * self.minutes)
+
+    def on_train_start(self) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with a short warm-up and half a cosine over the minutes."""
+        optimizer = AdamW(self.net.parameters(), lr=self.learning_rate, weight_decay=0.01)
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * min(1.0, self.spent))),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def train_unets(
+    data: EpisodeDataModule,
+    minutes: float,
+    protocol: Protocol | None = None,
+    batch_size: int = 16,
+    workers: int = 1,
+    seed: int = 0,
+) -> dict[str, tuple[Specialist, int]]:
+    """Trains all U-Nets, for equal shares of the time.
+
+    Args:
+        data: Sources, tasks and sizes.
+        minutes: Minutes of all of them together.
+        protocol: Names the questions they are to answer.
+        batch_size: Slices a step.
+        workers: Processes that prepare slices.
+        seed: Seed of weights and slices.
+
+    Returns:
+        Name of each question to its U-Net and the class that is asked for (0 for image tasks).
+    """
+    wanted, trained = specialties(data, protocol or Protocol()), {}
+    for specialty in wanted:
+        pl.seed_everything(seed, verbose=False)
+        network = Specialist(specialty, data.in_channels, minutes / len(wanted))
+        loader = DataLoader(
+            Slices(data, specialty, seed),
+            batch_size,
+            num_workers=workers,
+            worker_init_fn=start_worker if workers else None,
+        )
+        trainer = pl.Trainer(
+            max_epochs=1,
+            precision="bf16-mixed",
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(network.train(), loader)
+        logger.info("%s/%s: U-Net, %d steps", specialty.source, specialty.name, trainer.global_step)
+        trained.update({name: (network.eval(), number) for name, number in specialty.asked.items()})
+    return trained
+
+
+def unet_entrant(trained: Mapping[str, tuple[Specialist, int]]) -> Entrant:
+    """Makes an entrant of trained U-Nets; it answers each question with the one that learned it.
+
+    Args:
+        trained: What `train_unets` returned.
+    """
+
+    def answer(image: Tensor, context_images: Tensor, context_targets: Tensor, name: str) -> Tensor:
+        if name not in trained:
+            raise ValueError(f"no U-Net has learned {name!r}; train them with the same sources and tasks")
+        network, asked = trained[name]
+        with torch.inference_mode(), torch.autocast(network.device.type, torch.bfloat16):
+            painted = network(image.to(network.device)).cpu()
+        if network.classes:
+            painted = (painted.argmax(1, keepdim=True) == asked).float()
+        result: Tensor = painted.expand(-1, context_targets.shape[2], -1, -1)
+        return result
+
+    return answer
