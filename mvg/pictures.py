@@ -21,7 +21,7 @@ INK = (30, 30, 30)
 
 
 def to_picture(image: Tensor, size: int) -> np.ndarray:
-    """Turns one image `(C, *S)`, about [0, 1], into an RGB picture `(size, size', 3)` uint8; volumes by their middle slice."""
+    """Turns one image `(C, *S)`, about [0, 1], into an RGB picture `(size, width, 3)` uint8; a volume shows its middle."""
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
     image = image.detach().float().cpu().clamp(0, 1).nan_to_num()
@@ -72,7 +72,9 @@ def draw_episodes(episode: Episode, painted: Tensor, size: int = 128, pairs: int
     return sheet(rows, titles, names)
 
 
-def sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Sequence[str], gap: int = 4) -> Image.Image:
+def sheet(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], names: Sequence[str], gap: int = 4
+) -> Image.Image:
     """Lays pictures out in rows with a title above each column and a name above each row."""
     font = ImageFont.load_default(13)
     height, top, head = rows[0][0].shape[0], 22, 18
@@ -131,6 +133,6 @@ class CanvasPictures(pl.Callback):
         folder.mkdir(parents=True, exist_ok=True)
         page.save(folder / f"step-{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
-            board = getattr(logger.experiment, "add_image", None)
+            board = getattr(getattr(logger, "experiment", None), "add_image", None)
             if callable(board):
                 board("canvases", np.asarray(page), trainer.global_step, dataformats="HWC")

@@ -153,7 +153,7 @@ class TestDamage:
 
 class TestBuild:
     def test_changes_replace_what_the_file_says(self):
-        network = build(ROOT / "configs/network/mvg_small.yaml", width=48, image_size=[32, 32])
+        network = build(ROOT / "configs/network/mvg_paper.yaml", width=48, depth=1, heads=2, image_size=[32, 32])
         assert (network.image_size, network.init_args["width"]) == ((32, 32), 48)
 
     @pytest.mark.parametrize(
