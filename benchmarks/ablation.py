@@ -272,6 +272,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.final and not options.arms:
         parser.error("--final needs --arms: test patients are for finalists")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     results, facts = {}, {}
     for arm in names:

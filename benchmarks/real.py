@@ -173,6 +173,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare slices for U-Nets")
     options = parser.parse_args(args)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     sys.stdout.write(run(options) + "\n")
 

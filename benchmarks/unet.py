@@ -1,8 +1,8 @@
 """Plain U-Nets, one for each task of each source: what a specialist reaches on the same patients, size and minutes.
 
 Segmentation is one network a source and label role, with all classes at once (softmax, Dice and cross-entropy).
-Denoising and inpainting are one network a source that paints the difference from its input; synthesis is one a
-direction (L1). A specialist sees no examples. What only examples explain is therefore left out of its augmentation:
+Denoising and inpainting are one network a source that paints the difference from its input, at first none; synthesis is
+one a direction (L1). A specialist sees no examples, so that its augmentation leaves out what only examples explain:
 mirror images where classes have a side, and changes of grey values that differ between input and target.
 """
 
@@ -161,9 +161,12 @@ class Specialist(pl.LightningModule):
         self.classes, self.minutes, self.learning_rate = specialty.classes, minutes, learning_rate
         self.restores = not specialty.classes and not isinstance(specialty.task, Synthesis)
         strides = [1] + [2] * (len(widths) - 1)
-        self.net: nn.Module = DynUNet(
+        self.net = DynUNet(
             2, channels, specialty.classes or 1, [3] * len(widths), strides, strides[1:], list(widths), res_block=True
         )
+        if self.restores:
+            nn.init.zeros_(self.net.output_block.conv.conv.weight)
+            nn.init.zeros_(self.net.output_block.conv.conv.bias)
         self.to(memory_format=torch.channels_last)
         self.overlap = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         self._start = math.inf
