@@ -21,7 +21,7 @@ INK = (30, 30, 30)
 
 
 def to_picture(image: Tensor, size: int) -> np.ndarray:
-    """Turns one image `(C, *S)`, about [0, 1], into an RGB picture `(size, width, 3)` uint8; a volume shows its middle."""
+    """Turns one image `(C, *S)`, about [0, 1], into RGB `(size, width, 3)`, uint8; a volume shows its middle slice."""
     while image.ndim > 3:
         image = image[:, image.shape[1] // 2]
     image = image.detach().float().cpu().clamp(0, 1).nan_to_num()
