@@ -20,7 +20,10 @@ from torch.nn import functional as F
 
 from mvg.models.position import relative_offsets, resize_table
 
-__all__ = ["attention", "ordered_attention", "relative_attention"]
+__all__ = ["KeyValue", "ask_in_order", "attention", "read_in_order", "relative_attention"]
+
+DIRECT_SCORES = 1 << 16
+"""Scores of a head up to which attention in half precision on a CPU holds them all."""
 
 BLOCK_SCORES = 1 << 22
 """Scores that are held at a time, 16 MiB in float32: little beside a network, enough for operations to be long."""
@@ -37,7 +40,19 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Returns:
         `(B, heads, tokens, head_dim)`.
     """
+    if q.device.type == "cpu" and _reduced(q) and q.shape[2] * k.shape[2] <= DIRECT_SCORES:
+        return _direct_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def _reduced(q: Tensor) -> bool:
+    return q.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled("cpu")
+
+
+def _direct_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention by two products: on a CPU, the fused kernel's gradients of short sequences take three times as long."""
+    scores = torch.bmm(q.flatten(0, 1) * q.shape[-1] ** -0.5, k.flatten(0, 1).mT)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v.flatten(0, 1)).view(*q.shape[:3], v.shape[-1])
 
 
 def relative_attention(
@@ -243,61 +258,60 @@ def _relative_backward(
     return grad_q, grad_tables
 
 
-def ordered_attention(
-    q_context: Tensor,
-    k_context: Tensor,
-    v_context: Tensor,
-    q_query: Tensor,
-    k_query: Tensor,
-    v_query: Tensor,
-    past: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Attention in the order of tiles: what was shown never looks at what is asked.
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of context tiles, `(B, heads, T, tokens, head_dim)` each."""
 
-    Context tile i attends to the context tiles up to itself. Query tile j attends to the context tiles before it and
-    to itself. With T context tiles there are up to T + 1 query tiles, so one pass asks for the answer after 0, 1,
-    ..., T examples. `past` puts cached tiles before all of these:
 
-    * training: T context tiles, T + 1 query tiles;
-    * reading a context (or more of it): T context tiles, no query tiles, `past` for what was read already;
-    * answering: no context tiles, one query tile, `past` the keys and values of the context.
+def read_in_order(q: Tensor, k: Tensor, v: Tensor, past: KeyValue | None = None) -> Tensor:
+    """Attention among context tiles: a tile sees itself and the tiles before it.
 
     Args:
-        q_context: `(B, heads, T, tokens, head_dim)`, T of any number, also 0.
-        k_context: `(B, heads, T, tokens, head_dim)`.
-        v_context: `(B, heads, T, tokens, head_dim)`.
-        q_query: `(B, heads, Q, tokens, head_dim)`, Q from 0 to T + 1; tokens may be another number than in context.
-        k_query: `(B, heads, Q, tokens, head_dim)`.
-        v_query: `(B, heads, Q, tokens, head_dim)`.
-        past: Keys and values of P cached context tiles, `(B or 1, heads, P, tokens, head_dim)` each.
+        q: `(B, heads, T, tokens, head_dim)`, T of any number from 1.
+        k: Like `q`.
+        v: Like `q`.
+        past: Keys and values of tiles that were read before these; a batch of 1 serves any batch.
 
     Returns:
-        Outputs for context and query tiles, in the shapes of `q_context` and `q_query`.
+        The shape of `q`.
+    """
+    known = 0 if past is None else past[0].shape[2]
+    if past is not None:
+        k, v = (_after(old, new) for old, new in zip(past, (k, v), strict=True))
+    seen = [attention(q[:, :, tile], *_first(k, v, known + tile + 1)) for tile in range(q.shape[2])]
+    return torch.stack(seen, dim=2)
+
+
+def ask_in_order(q: Tensor, k: Tensor, v: Tensor, context: KeyValue, counts: Sequence[int]) -> Tensor:
+    """Attention of query tiles: tile j sees itself and the first `counts[j]` context tiles, never another query.
+
+    Args:
+        q: `(B, heads, Q, tokens, head_dim)`; tokens may be another number than in the context.
+        k: Like `q`.
+        v: Like `q`.
+        context: Keys and values of the context; a batch of 1 serves any batch.
+        counts: For each query tile, how many context tiles it sees, from 0 on.
+
+    Returns:
+        The shape of `q`.
 
     Raises:
-        ValueError: If there are more query tiles than contexts to ask after.
+        ValueError: If `counts` does not fit the queries or the context.
     """
-    tiles, asked = q_context.shape[2], q_query.shape[2]
-    if asked > tiles + 1:
-        raise ValueError(f"{tiles} context tiles allow at most {tiles + 1} query tiles, got {asked}")
-    if past is not None:
-        k_context, v_context = (_after(old, new) for old, new in zip(past, (k_context, v_context), strict=True))
-    known = k_context.shape[2] - tiles
-    tokens = k_context.shape[3]
-    k_context, v_context = k_context.flatten(2, 3), v_context.flatten(2, 3)
-    shown, answers = [], []
-    for tile in range(tiles):
-        seen = slice(0, (known + tile + 1) * tokens)
-        shown.append(attention(q_context[:, :, tile], k_context[:, :, seen], v_context[:, :, seen]))
-    for tile in range(asked):
-        seen = slice(0, (known + tile) * tokens)
-        k = torch.cat([k_context[:, :, seen], k_query[:, :, tile]], dim=2)
-        v = torch.cat([v_context[:, :, seen], v_query[:, :, tile]], dim=2)
-        answers.append(attention(q_query[:, :, tile], k, v))
-    return (
-        torch.stack(shown, dim=2) if shown else torch.empty_like(q_context),
-        torch.stack(answers, dim=2) if answers else torch.empty_like(q_query),
-    )
+    if len(counts) != q.shape[2] or max(counts) > context[0].shape[2]:
+        raise ValueError(f"{q.shape[2]} queries and {context[0].shape[2]} context tiles do not fit counts {counts}")
+    seen = []
+    for tile, count in enumerate(counts):
+        keys, values = (
+            torch.cat([old.expand(len(q), *old.shape[1:]), new[:, :, tile]], dim=2)
+            for old, new in zip(_first(*context, count), (k, v), strict=True)
+        )
+        seen.append(attention(q[:, :, tile], keys, values))
+    return torch.stack(seen, dim=2)
+
+
+def _first(k: Tensor, v: Tensor, tiles: int) -> KeyValue:
+    """Joins the first tiles: `(B, heads, tiles * tokens, head_dim)` each."""
+    return k[:, :, :tiles].flatten(2, 3), v[:, :, :tiles].flatten(2, 3)
 
 
 def _after(old: Tensor, new: Tensor) -> Tensor:

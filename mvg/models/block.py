@@ -8,12 +8,8 @@ import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from mvg.models.attention import attention, relative_attention
+from mvg.models.attention import KeyValue, ask_in_order, attention, read_in_order, relative_attention
 from mvg.models.position import relative_tables, rotate
-
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of context tiles in one block, each `(B, heads, L, N, head_dim)`."""
-
 
 class Attention(nn.Module):
     """Multi-head self-attention with rotary or decomposed relative positions.
@@ -79,33 +75,20 @@ class Block(nn.Module):
         """Full attention over `(B, N, width)`."""
         return self._rest(x, self.attn(self.norm1(x), angles, canvas))
 
-    def read(self, x: Tensor, angles: Tensor, last: bool) -> tuple[Tensor, KeyValue]:
+    def read(
+        self, x: Tensor, angles: Tensor, last: bool = False, past: KeyValue | None = None
+    ) -> tuple[Tensor, KeyValue]:
         """Context tiles `(B, L, N, width)`, each seeing those up to itself; returns them with their keys and values.
 
-        The last block returns its input: nothing reads the tokens after it.
+        `past` holds keys and values of tiles before these. The last block returns its input: nothing reads the tokens
+        after it.
         """
-        q, k, v = self.attn.project(self.norm1(x), angles)
-        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (part.transpose(1, 2) for part in self.attn.project(self.norm1(x), angles))
         if last:
             return x, (k, v)
-        seen = [attention(q[:, tile], *_upto(k, v, tile + 1)) for tile in range(x.shape[1])]
-        return self._rest(x, self.attn.merge(torch.stack(seen, 1))), (k, v)
+        return self._rest(x, self.attn.merge(read_in_order(q, k, v, past).transpose(1, 2))), (k, v)
 
     def ask(self, x: Tensor, angles: Tensor, context: KeyValue, counts: Sequence[int]) -> Tensor:
         """Query tiles `(B, K, N, width)`; tile j sees itself and the first `counts[j]` context tiles."""
-        q, k, v = self.attn.project(self.norm1(x), angles)
-        seen = []
-        for tile, count in enumerate(counts):
-            keys, values = (_join(old, new[:, tile]) for old, new in zip(_upto(*context, count), (k, v), strict=True))
-            seen.append(attention(q[:, tile], keys, values))
-        return self._rest(x, self.attn.merge(torch.stack(seen, 1)))
-
-
-def _upto(k: Tensor, v: Tensor, tiles: int) -> KeyValue:
-    """Keys and values `(B, heads, L, N, head_dim)` of the first tiles, as `(B, heads, tiles * N, head_dim)`."""
-    return k[:, :, :tiles].flatten(2, 3), v[:, :, :tiles].flatten(2, 3)
-
-
-def _join(old: Tensor, new: Tensor) -> Tensor:
-    """Appends a query's own keys or values to those of its context; a context of batch size 1 serves any batch."""
-    return torch.cat([old.expand(len(new), *old.shape[1:]), new], 2)
+        q, k, v = (part.transpose(1, 2) for part in self.attn.project(self.norm1(x), angles))
+        return self._rest(x, self.attn.merge(ask_in_order(q, k, v, context, counts).transpose(1, 2)))

@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from mvg.canvas import enlarge, episode_masks, to_map, to_tokens
 from mvg.episode import Episode, Pair
 from mvg.models.base import InContextModel
-from mvg.models.block import Block, KeyValue
+from mvg.models.attention import KeyValue
+from mvg.models.block import Block
 from mvg.models.decoder import Decoder, TwoConvHead
 from mvg.models.position import RotaryPosition
 from mvg.models.stem import PatchStem, Pyramid, Stem
@@ -299,13 +300,13 @@ class CanvasViT(InContextModel):
 
     # ------------------------------------------------------------------ ordered attention
 
-    def _read(self, context: Tiles) -> tuple[KeyValue, ...]:
-        """Runs the context through all blocks, each tile seeing those up to itself, and keeps keys and values."""
+    def _read(self, context: Tiles, past: Sequence[KeyValue] = ()) -> tuple[KeyValue, ...]:
+        """Runs context tiles through all blocks, each seeing those up to itself, and keeps keys and values."""
         tokens, kept = self._tokens(context, 0), []
         rotary = cast(RotaryPosition, self.rotary)(self.grid)
         for index, block in enumerate(self.blocks):
-            last = index == len(self.blocks) - 1
-            tokens, key_value = self._run(cast(Block, block).read, tokens, rotary, last)
+            last, before = index == len(self.blocks) - 1, past[index] if past else None
+            tokens, key_value = self._run(cast(Block, block).read, tokens, rotary, last, before)
             kept.append(key_value)
         return tuple(kept)
 
@@ -347,9 +348,17 @@ class CanvasViT(InContextModel):
         return self._paint(taps, query, memory.tiles.pool, visible)[:, 0]
 
     def _append(self, memory: CanvasMemory, images: Tensor, targets: Tensor) -> CanvasMemory:
+        """Reads one more pair for each query after a memory, which is left as it is."""
         hidden = torch.zeros((len(images), 1, *self.grid), dtype=torch.bool, device=images.device)
-        tiles = memory.tiles.join(self.embed(images, targets, hidden))
-        return CanvasMemory(tiles, self._read(tiles) if self.ordered else ())
+        extra = self.embed(images, targets, hidden)
+        if not self.ordered:
+            return CanvasMemory(memory.tiles.join(extra))
+        read = self._read(extra, memory.keys_values)
+        joined = (
+            tuple(torch.cat([a.expand(len(b), *a.shape[1:]), b], 2) for a, b in zip(old, new, strict=True))
+            for old, new in zip(memory.keys_values, read, strict=True)
+        )
+        return CanvasMemory(memory.tiles.join(extra), cast(tuple[KeyValue, ...], tuple(joined)))
 
     def loss(self, episode: Episode) -> dict[str, Tensor]:
         """Hybrid objective: hidden label tokens are painted, masked blocks (MIM) or whole labels (AR)."""

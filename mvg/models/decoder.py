@@ -140,7 +140,7 @@ class UNetDecoder(Decoder):
         skips: How the context reaches the skips.
         codes: Number of codes a level.
         matching: Strides at which query pixels attend to context pixels (cost quadratic in their number).
-        copy: Adds the query image, gated pixel by pixel, to the paint, so that restoration starts at the identity.
+        copy: Adds the query image, gated pixel by pixel, to the paint; an untrained network paints the query itself.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class _UShape(DecoderModule):
         for level, (skip, label) in enumerate(zip(stem.widths, stem.label_widths, strict=True)):
             transfer: nn.Module | None = None
             if plan.skips == "codes":
-                transfer = CodeTransfer(dims, skip, label, out_channels, plan.codes)
+                transfer = CodeTransfer(dims, skip, label, out_channels, plan.codes, place=8 if level else 0)
             elif plan.skips == "prototype":
                 transfer = PrototypeTransfer(dims, skip, out_channels)
             match = Matching(dims, skip, label) if 2**level in plan.matching else None
@@ -195,6 +195,10 @@ class _UShape(DecoderModule):
             self.matches.append(match if match is not None else nn.Identity())
             self.blocks.append(_Up(dims, below, skip + extra, widths[level]))
         self.paint = conv(dims, widths[0], out_channels * (2 if plan.copy else 1), 1)
+        if plan.copy:
+            nn.init.zeros_(self.paint.get_parameter("weight"))
+            nn.init.zeros_(self.paint.get_parameter("bias")[:out_channels])
+            nn.init.ones_(self.paint.get_parameter("bias")[out_channels:])
 
     def forward(
         self,
