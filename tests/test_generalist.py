@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 import mvg.generalist as module
 from mvg.episode import Episode, Pair
 from mvg.generalist import Generalist
-from mvg.models import CanvasViT, InContextModel
+from mvg.models import CanvasViT, ConvStem, InContextModel, UNetDecoder
 from mvg.weights import SaveWeights, load, load_tasks, save
 from tasks import Denoising, Segmentation
 
@@ -183,6 +183,16 @@ class TestOptimizer:
         )
         assert {group["weight_decay"] for group in groups.values()} == {0, 0.3}
         assert groups.keys() == dict(network(absolute=2, depth=3).named_parameters()).keys()
+
+    @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+    def test_weight_decay_spares_what_a_u_shaped_decoder_learns_of_places(self, layer_decay):
+        plan = {"stem": ConvStem(widths=(16, 16)), "decoder": UNetDecoder(codes=8, matching=(2,))}
+        model = Generalist(network(**plan), weight_decay=0.3, layer_decay=layer_decay)
+        model.trainer = SimpleNamespace(estimated_stepping_batches=1)
+        groups = model.configure_optimizers()["optimizer"].param_groups
+        decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+        places = {name: decay[id(p)] for name, p in model.network.named_parameters() if name.endswith("place")}
+        assert places == {"decoder.transfers.1.place": 0, "decoder.matches.1.place": 0}
 
     def test_accumulated_gradients_equal_a_larger_batch(self, run):
         small, large = Generalist(network(), sgd), Generalist(network(), sgd)

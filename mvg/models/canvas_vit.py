@@ -200,8 +200,9 @@ class CanvasViT(InContextModel):
         return {"stem": r"^(?:stem|segments|roles|absolute)", "blocks": r"^blocks\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        """Names the parameters that weight decay leaves alone, for timm's parameter groups."""
-        return {"segments", "roles", "absolute", "stem.mask_token"}
+        """Names the parameters that weight decay leaves alone, for timm's parameter groups: codes and maps of places."""
+        places = {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "place"}
+        return {"segments", "roles", "absolute", "stem.mask_token", *places}
 
     # ------------------------------------------------------------------ embedding
 
