@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mvg.canvas import to_map
 from mvg.configuration import Configurable
-from mvg.models.stem import ConvBlock, ConvStem, Stem, conv
+from mvg.models.stem import ConvBlock, ConvStem, FineBlock, Stem, conv
 from mvg.models.transfer import CodeTransfer, Matching, Pool, PrototypeTransfer
 
 
@@ -193,7 +193,7 @@ class _UShape(DecoderModule):
             extra = sum(part.outputs for part in (transfer, match) if part is not None)
             self.transfers.append(transfer if transfer is not None else nn.Identity())
             self.matches.append(match if match is not None else nn.Identity())
-            self.blocks.append(_Up(dims, below, skip + extra, widths[level]))
+            self.blocks.append(_Up(dims, below, skip + extra, widths[level], fine=level == 0))
         self.paint = conv(dims, widths[0], out_channels * (2 if plan.copy else 1), 1)
         if plan.copy:
             nn.init.zeros_(self.paint.get_parameter("weight"))
@@ -227,10 +227,10 @@ class _UShape(DecoderModule):
 class _Up(nn.Module):
     """One level: enlarge by two, join the skips, one residual block."""
 
-    def __init__(self, dims: int, below: int, skips: int, outputs: int) -> None:
+    def __init__(self, dims: int, below: int, skips: int, outputs: int, fine: bool) -> None:
         super().__init__()
         self.reduce = conv(dims, below, outputs, 1)
-        self.block = ConvBlock(dims, outputs + skips, outputs)
+        self.block = (FineBlock if fine else ConvBlock)(dims, outputs + skips, outputs)
 
     def forward(self, x: Tensor, skips: Tensor) -> Tensor:
         mode = "bilinear" if x.ndim == 4 else "trilinear"

@@ -50,6 +50,25 @@ class ConvBlock(nn.Module):
         return F.gelu(self.skip(x) + self.norm_second(self.second(hidden)))
 
 
+class FineBlock(nn.Module):
+    """Two 3x3 convolutions with GELU and no normalisation: for full resolution, where every pass over memory counts.
+
+    Args:
+        dims: 2 or 3.
+        inputs: Channels in.
+        outputs: Channels out.
+    """
+
+    def __init__(self, dims: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = conv(dims, inputs, outputs, 3)
+        self.second = conv(dims, outputs, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `(B, inputs, *S)` to `(B, outputs, *S)`."""
+        return F.gelu(self.second(F.gelu(self.first(x))))
+
+
 class Stem(metaclass=Configurable):
     """The plan of a stem; the network builds one for images and one for labels.
 
@@ -149,7 +168,7 @@ class _Tower(nn.Module):
         super().__init__()
         inputs = (channels, *widths[:-1])
         self.blocks = nn.ModuleList(
-            ConvBlock(dims, before if level == 0 else after, after)
+            ConvBlock(dims, after, after) if level else FineBlock(dims, before, after)
             for level, (before, after) in enumerate(zip(inputs, widths, strict=True))
         )
         self.down = nn.ModuleList(
