@@ -49,7 +49,7 @@ def predict_files(
     choice: Choice = "random",
     seed: int = 0,
     window: list[float] | None = None,
-    aspect: str = "stretch",
+    aspect: str | None = None,
     device: str = "cpu",
     batch: int = 16,
     size_limit: int = SIZE_LIMIT,
@@ -71,7 +71,7 @@ def predict_files(
         seed: Seeds the choice and the colours of tasks that draw them.
         window: The two values [low, high] of the images that become 0 and 1; by default the range of 8-bit and 16-bit
             pixels, and percentiles of other types unless their values lie in [0, 1].
-        aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; as in training.
+        aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         batch: Largest number of images that are answered together.
         size_limit: Largest number of pixels of an image.
@@ -88,11 +88,11 @@ def predict_files(
         folder=weights,
         task=task,
         device=device,
-        aspect=aspect,
         window=None if window is None else (window[0], window[1]),
         batch=batch,
         seed=seed,
         size_limit=size_limit,
+        **({} if aspect is None else {"aspect": aspect}),
     )
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
     predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])

@@ -123,11 +123,11 @@ class Predictor:
         Args:
             folder: `<run>/weights` of a finished fit.
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task.
-            **options: Arguments of the class.
+            **options: Arguments of the class; `aspect` is by default that of the training.
         """
         known = weights.load_tasks(folder)
         chosen = task if isinstance(task, Task) else find_task(known, task)
-        return cls(weights.load(folder), chosen, **options)
+        return cls(weights.load(folder), chosen, **{"aspect": weights.load_aspect(folder), **options})
 
     def set_context(self, images: Sequence[Source], targets: Sequence[Source]) -> None:
         """Reads the context; it stays until the next one is set.

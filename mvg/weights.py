@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
+from mvg.data.source import Source
 from mvg.models.base import InContextModel
 from mvg.task import Task
 
@@ -103,6 +104,12 @@ def fill(network: InContextModel, source: str | Path) -> None:
 def load_tasks(source: str | Path, trusted: Sequence[str] = TRUSTED) -> dict[str, Task]:
     """Loads the tasks that a network was trained on, by name."""
     return {name: from_config(entry, trusted) for name, entry in describe(source)["tasks"].items()}
+
+
+def load_aspect(source: str | Path) -> str:
+    """Returns how images were brought to size in training: "stretch", "pad" or "crop"; "stretch" if no source says."""
+    found = (facts["aspect"] for facts in describe(source).get("sources", {}).values() if "aspect" in facts)
+    return str(next(found, "stretch"))
 
 
 def describe(source: str | Path) -> dict[str, Any]:
@@ -226,6 +233,20 @@ def card(config: Mapping[str, Any], network: InContextModel) -> str:
     return "\n".join(lines)
 
 
+def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
+    """Collects what a user of weights needs to know of a source that they were trained on; no paths.
+
+    Args:
+        source: The source.
+        aspect: How its images were brought to size.
+
+    Returns:
+        Of "licence", "modality", "class_names", "intensity" (image role to rule) and "aspect" those that are known.
+    """
+    facts = {name: getattr(source, name, None) for name in ("licence", "modality", "class_names", "intensity")}
+    return {name: to_config(value) for name, value in {**facts, "aspect": aspect}.items() if value}
+
+
 class SaveWeights(pl.Callback):
     """Leaves `<run>/weights` when a fit ends, or is ended by hand."""
 
@@ -242,8 +263,8 @@ class SaveWeights(pl.Callback):
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        tasks = getattr(data, "tasks", {})
-        sources = {name: {"licence": source.licence} for name, source in getattr(data, "sources", {}).items()}
+        tasks, aspect = getattr(data, "tasks", {}), getattr(data, "aspect", None)
+        sources = {name: facts_of(source, aspect) for name, source in getattr(data, "sources", {}).items()}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         folder = save(Path(trainer.default_root_dir) / "weights", pl_module.network, tasks, sources, metrics)  # type: ignore[arg-type]
         log.info("weights saved to %s", folder)

@@ -9,10 +9,11 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 import mvg.generalist as module
+from mvg.data import SyntheticAnatomy
 from mvg.episode import Episode, Pair
 from mvg.generalist import Generalist
 from mvg.models import CanvasViT, ConvStem, InContextModel, UNetDecoder
-from mvg.weights import SaveWeights, load, load_tasks, save
+from mvg.weights import SaveWeights, describe, load, load_tasks, save
 from tasks import Denoising, Segmentation
 
 NAMES = ("toy/segmentation", "toy/denoising")
@@ -51,7 +52,8 @@ class Toy(pl.LightningDataModule):
 
     def __init__(self, batch_size=2, broken=None):
         super().__init__()
-        self.batch_size, self.sources = batch_size, {}
+        self.batch_size, self.aspect = batch_size, "crop"
+        self.sources = {"toy": SyntheticAnatomy([16, 16])}
         self.tasks = {"segmentation": Segmentation(), "denoising": Denoising()}
         self.training = [episode(i) for i in range(8)]
         if broken is not None:
@@ -249,6 +251,7 @@ class TestTraining:
         run(model, callbacks=[SaveWeights()])
         assert equal(load(tmp_path / "weights").state_dict(), copy(model.network))
         assert load_tasks(tmp_path / "weights").keys() == {"segmentation", "denoising"}
+        assert describe(tmp_path / "weights")["sources"]["toy"]["aspect"] == "crop"
 
     def test_training_stopped_by_hand_leaves_its_network_too(self, run, tmp_path):
         class Interrupt(pl.Callback):

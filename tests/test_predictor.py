@@ -327,6 +327,13 @@ def test_a_trained_folder_answers_in_a_few_lines(tmp_path):
     assert predictor(image).labels.shape == image.shape
 
 
+@pytest.mark.parametrize(("sources", "expected"), [({}, "stretch"), ({"a": {"aspect": "pad"}}, "pad")])
+def test_images_are_brought_to_size_as_in_training(sources, expected, tmp_path):
+    folder = weights.save(tmp_path / "weights", tiny(), {"segmentation": tasks.Segmentation()}, sources)
+    assert Predictor.from_pretrained(folder).aspect == expected
+    assert Predictor.from_pretrained(folder, aspect="crop").aspect == "crop"
+
+
 # ---------------------------------------------------------------- command
 
 

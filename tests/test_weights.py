@@ -13,9 +13,10 @@ from test_canvas_vit import PRESETS, draw, make, paint
 
 import mvg
 import mvg.weights
+from mvg.data import FolderSource, SyntheticAnatomy, Window
 from mvg.models import CanvasViT, PatchStem
 from mvg.models.initialise import initialise, read_vit
-from mvg.weights import build, describe, load, load_tasks, save
+from mvg.weights import build, describe, facts_of, load, load_aspect, load_tasks, save
 from tasks import Denoising, Segmentation
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,23 @@ class TestFolder:
         for path in folder.iterdir():
             content = path.read_bytes()
             assert not [name for name in names if len(name) > 4 and name.encode() in content]
+
+    def test_folder_says_how_its_sources_were_prepared_but_not_where_they_lie(self, tmp_path):
+        options = {"class_names": {"labels": {1: "liver"}}, "intensity": {"image": Window(0, 80)}, "modality": "CT"}
+        files = FolderSource("/secret/place", {"image": "images", "labels": "labels"}, "abdomen", **options)
+        sources = {"files": facts_of(files, "pad"), "shapes": facts_of(SyntheticAnatomy([16, 16]))}
+        folder = save(tmp_path / "a", make("paper"), sources=sources)
+        assert describe(folder)["sources"]["files"] == {
+            "licence": "unknown",
+            "modality": "CT",
+            "class_names": {"labels": {"1": "liver"}},
+            "intensity": {
+                "image": {"class_path": "mvg.data.intensity.Window", "init_args": {"low": 0, "high": 80}},
+            },
+            "aspect": "pad",
+        }
+        assert "secret" not in (folder / "config.json").read_text()
+        assert load_aspect(folder) == "pad"
 
     def test_older_folder_is_replaced_whole(self, folder):
         (folder / "stale.txt").touch()

@@ -95,10 +95,10 @@ class FolderSource(Source):
         if not images:
             raise ValueError(f"source {name!r} needs a role with images that every case has, got {sorted(roles)}")
         self.root, self.roles, self.name, self.licence, self.modality = root, roles, name, licence, modality
-        self.class_names = class_names or {}
+        self.class_names, self.intensity = class_names or {}, intensity or {}
         self.optional = frozenset(optional or ())
         classes = {role: frozenset(names) - {0} for role, names in self.class_names.items()}
-        self.recipe = Recipe(labels, images[0], intensity or {}, slices, classes, trim, longest)
+        self.recipe = Recipe(labels, images[0], self.intensity, slices, classes, trim, longest)
         self.split: dict[str, float | list[str]] = split or {"train": 0.7, "val": 0.1, "test": 0.2}
         self.seed, self.groups, self.group_pattern, self.group_block = seed, groups or {}, group_pattern, group_block
         self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
