@@ -1,0 +1,1 @@
+"""Measurements: accuracy against baselines, ablations at equal compute, and speed."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Spec = Mapping[str, Any]
-"""What a task drew for one episode (palette, noise level, class): plain JSON values, so it can be stored and replayed."""
+"""What a task drew for one episode (palette, noise level, class): plain JSON values, to be stored and replayed."""
 
 
 @dataclass(frozen=True)

@@ -311,6 +311,8 @@ class TestMistakes:
             ({"position": "relative"}, "`ordered` attention"),
             ({"merge": 1}, "`ordered` attention"),
             ({"stem": PatchStem(4, shared=True), "out_channels": 3}, "`shared: false`"),
+            ({"mean": [0.1, 0.2], "in_channels": 2}, r"`mean` needs one value.* \(2\) and targets \(1\), got 2"),
+            ({"std": [1.0, 2.0, 3.0]}, r"`std` needs one value.* got 3"),
             ({"decoder": UNetDecoder()}, "ConvStem"),
             ({"stem": ConvStem([16, 16]), "decoder": UNetDecoder(matching=[8])}, "`matching`"),
             ({"stem": ConvStem([16, 16]), "decoder": UNetDecoder(widths=[16])}, "one width a level"),

@@ -114,7 +114,7 @@ class EpisodeDataset(Dataset[Episode]):
         self.context_split = context_split or split
         self.training = split == "train"
         self.controls = controls and not self.training
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._indices: OrderedDict[tuple[str, str, int], Index] = OrderedDict()
         self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
         self.remembered = remembered

@@ -78,5 +78,7 @@ class Index:
         keys = tuple(sorted(set(keys)))
         if keys not in self._found:
             wanted = set(keys)
-            self._found[keys] = np.array([i for i, item in enumerate(self.items) if wanted <= item.keys], dtype=np.int64)
+            self._found[keys] = np.array(
+                [i for i, item in enumerate(self.items) if wanted <= item.keys], dtype=np.int64
+            )
         return self._found[keys]

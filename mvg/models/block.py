@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from mvg.models.attention import KeyValue, ask_in_order, attention, read_in_order, relative_attention
 from mvg.models.position import relative_tables, rotate
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with rotary or decomposed relative positions.
@@ -36,7 +36,8 @@ class Attention(nn.Module):
 
     def merge(self, attended: Tensor) -> Tensor:
         """Joins heads: `(..., heads, N, head_dim)` to `(..., N, width)`."""
-        return self.proj(attended.transpose(-2, -3).flatten(-2))
+        merged: Tensor = self.proj(attended.transpose(-2, -3).flatten(-2))
+        return merged
 
     def forward(self, x: Tensor, angles: Tensor | None, canvas: Sequence[int]) -> Tensor:
         """Lets all tokens `(B, N, width)` of a canvas see each other."""
@@ -69,7 +70,8 @@ class Block(nn.Module):
 
     def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.drop(attended)
-        return x + self.drop(self.mlp(self.norm2(x)))
+        x = x + self.drop(self.mlp(self.norm2(x)))
+        return x
 
     def forward(self, x: Tensor, angles: Tensor | None, canvas: Sequence[int]) -> Tensor:
         """Full attention over `(B, N, width)`."""

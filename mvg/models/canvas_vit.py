@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -15,69 +15,15 @@ from torch.utils.checkpoint import checkpoint
 
 from mvg.canvas import enlarge, episode_masks, to_map, to_tokens
 from mvg.episode import Episode, Pair
-from mvg.models.base import InContextModel
 from mvg.models.attention import KeyValue
+from mvg.models.base import InContextModel
 from mvg.models.block import Block
 from mvg.models.decoder import Decoder, TwoConvHead
 from mvg.models.position import RotaryPosition
 from mvg.models.stem import PatchStem, Pyramid, Stem
+from mvg.models.tiles import CanvasMemory, Tiles
 from mvg.models.transfer import Pool
 from mvg.objective import Objective
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """Embedded tiles: what the stems made of images and labels.
-
-    Attributes:
-        image: Image tokens `(B, T, N, width)`.
-        label: Label tokens `(B, T, N, width)`.
-        pixels: Normalised images `(B, T, C_in, *S)`.
-        maps: Finer image maps, each `(B, T, c, *S / s)`.
-        pool: The same with label maps, targets and what may be seen; None if the decoder does not ask.
-    """
-
-    image: Tensor
-    label: Tensor
-    pixels: Tensor
-    maps: tuple[Tensor, ...]
-    pool: Pool | None
-
-    def pick(self, tiles: slice) -> Tiles:
-        """Returns some of the tiles."""
-        pool = None if self.pool is None else _map_pool(lambda x: x[:, tiles], self.pool)
-        maps = tuple(x[:, tiles] for x in self.maps)
-        return Tiles(self.image[:, tiles], self.label[:, tiles], self.pixels[:, tiles], maps, pool)
-
-    def join(self, other: Tiles) -> Tiles:
-        """Appends the tiles of another, repeating this one along the batch where it holds one episode."""
-
-        def cat(a: Tensor, b: Tensor) -> Tensor:
-            return torch.cat([a.expand(len(b), *a.shape[1:]), b], 1)
-
-        pool = None
-        if self.pool is not None and other.pool is not None:
-            pool = Pool(
-                tuple(map(cat, self.pool.images, other.pool.images)),
-                tuple(map(cat, self.pool.labels, other.pool.labels)),
-                cat(self.pool.targets, other.pool.targets),
-                cat(self.pool.seen, other.pool.seen),
-            )
-        maps = tuple(map(cat, self.maps, other.maps))
-        return Tiles(cat(self.image, other.image), cat(self.label, other.label), cat(self.pixels, other.pixels), maps, pool)
-
-
-@dataclass(frozen=True)
-class CanvasMemory:
-    """What CanvasViT keeps of a context.
-
-    Attributes:
-        tiles: Embedded context tiles.
-        keys_values: For each block, keys and values of the context under `ordered` attention; empty under `full`.
-    """
-
-    tiles: Tiles
-    keys_values: tuple[KeyValue, ...] = ()
 
 
 class CanvasViT(InContextModel):
@@ -120,6 +66,9 @@ class CanvasViT(InContextModel):
         checkpointing: Recomputes blocks in the backward pass to save memory.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         image_size: Sequence[int],
@@ -149,6 +98,7 @@ class CanvasViT(InContextModel):
         stem, decoder = stem or PatchStem(), decoder or TwoConvHead()
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
         self._check(stem.stride, width, heads, attention, position, merge)
+        check_statistics(in_channels, out_channels, mean=mean, std=std)
         self.grid = tuple(side // stem.stride for side in self.image_size)
         self.ordered, self.relative, self.merge = attention == "ordered", position == "relative", merge
         self.mask_ratio, self.min_block, self.zero_shot = mask_ratio, min_block, zero_shot
@@ -196,11 +146,11 @@ class CanvasViT(InContextModel):
             self.to(memory_format=torch.channels_last)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Tells timm's layer-wise learning-rate decay the depth of each parameter; the decoder comes after all blocks."""
+        """Tells timm's layer-wise learning-rate decay the depth of each parameter; the decoder comes last."""
         return {"stem": r"^(?:stem|segments|roles|absolute)", "blocks": r"^blocks\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        """Names the parameters that weight decay leaves alone, for timm's parameter groups: codes and maps of places."""
+        """Names the parameters that weight decay leaves alone, for timm's parameter groups: codes and places."""
         places = {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "place"}
         return {"segments", "roles", "absolute", "stem.mask_token", *places}
 
@@ -248,7 +198,8 @@ class CanvasViT(InContextModel):
         if self.absolute is None:
             return 0.0
         grid = (tiles * self.grid[0], *self.grid[1:]) if self.relative else self.grid
-        return resize_position(self.absolute[:, 1:], grid).unflatten(1, (-1, math.prod(self.grid)))
+        place: Tensor = resize_position(self.absolute[:, 1:], grid).unflatten(1, (-1, math.prod(self.grid)))
+        return place
 
     def _tokens(self, tiles: Tiles, queries: int) -> Tensor:
         """Sums image and label tokens and role codes, the last `queries` tiles being queries; `(B, T, N, width)`."""
@@ -287,7 +238,7 @@ class CanvasViT(InContextModel):
         chosen = range(number)[painted]
         return self._paint(taps, tiles.pick(painted), tiles.pool, [tuple(range(number))] * len(chosen))
 
-    def _run(self, block: Block, *inputs: Any) -> Any:
+    def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         if self.checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
@@ -296,8 +247,9 @@ class CanvasViT(InContextModel):
         """Decodes K tiles, `(B, K, C_out, *S)`, back in [0, 1] units."""
         flat = [tokens.flatten(0, 1) for tokens in taps]
         maps = [x.flatten(0, 1) for x in tiles.maps]
-        painted = self.decoder(flat, self.grid, tiles.pixels.flatten(0, 1), maps, pool, visible)
-        return (painted.float() * self.std + self.mean).unflatten(0, tiles.pixels.shape[:2])
+        painted: Tensor = self.decoder(flat, self.grid, tiles.pixels.flatten(0, 1), maps, pool, visible)
+        painted = (painted.float() * self.std + self.mean).unflatten(0, tiles.pixels.shape[:2])
+        return painted
 
     # ------------------------------------------------------------------ ordered attention
 
@@ -312,7 +264,7 @@ class CanvasViT(InContextModel):
         return tuple(kept)
 
     def _ask(self, query: Tiles, kept: Sequence[KeyValue], visible: list[tuple[int, ...]]) -> list[Tensor]:
-        """Runs K query tiles, each seeing itself and its visible context; returns the tapped tokens `(B, K, N, width)`."""
+        """Runs K query tiles, each seeing itself and its visible context; returns tapped tokens `(B, K, N, width)`."""
         tokens, taps = self._tokens(query, query.image.shape[1]), []
         rotary = cast(RotaryPosition, self.rotary)(self.grid)
         for index, (block, key_value) in enumerate(zip(self.blocks, kept, strict=True)):
@@ -400,7 +352,9 @@ class CanvasViT(InContextModel):
         tokens = to_tokens(label.tokens).unflatten(0, paint.shape[:2])
         return replace(early, label=tokens, pool=None).join(last)
 
-    def _cost(self, painted: Tensor, targets: Tensor, counts: Tensor, episode: Episode, first: int) -> dict[str, Tensor]:
+    def _cost(
+        self, painted: Tensor, targets: Tensor, counts: Tensor, episode: Episode, first: int
+    ) -> dict[str, Tensor]:
         """Averages over the painted tiles of each episode, then over episodes."""
         tiles = painted.shape[1]
         is_label = episode.is_label[:, None].expand(-1, tiles).flatten()
@@ -413,14 +367,19 @@ class CanvasViT(InContextModel):
         return {"loss": episodes.mean(), "episodes": episodes.detach()}
 
 
+def check_statistics(in_channels: int, out_channels: int, **statistics: Sequence[float]) -> None:
+    """Raises ValueError unless each statistic has one value, or one for each channel of images and of targets alike."""
+    for name, values in statistics.items():
+        if len(values) != 1 and not len(values) == in_channels == out_channels:
+            raise ValueError(
+                f"`{name}` needs one value, or one a channel of both images ({in_channels}) and targets "
+                f"({out_channels}), got {len(values)}"
+            )
+
+
 def resize_position(position: Tensor, grid: Sequence[int]) -> Tensor:
     """Resizes learned absolute positions `(1, n ** dims, width)` to another grid, bicubic in 2D and trilinear in 3D."""
     side = round(position.shape[1] ** (1 / len(grid)))
     maps = to_map(position, (side,) * len(grid))
     mode = "bicubic" if len(grid) == 2 else "trilinear"
     return to_tokens(F.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False))
-
-
-def _map_pool(change: Any, pool: Pool) -> Pool:
-    return Pool(tuple(map(change, pool.images)), tuple(map(change, pool.labels)), change(pool.targets), change(pool.seen))
-

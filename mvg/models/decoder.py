@@ -110,14 +110,15 @@ class _Head(DecoderModule):
         visible: Sequence[Sequence[int]],
     ) -> Tensor:
         pixels = self.expand(torch.cat([self.norm(tokens) for tokens in taps], -1))
-        return self.refine(self.unfold(pixels, grid))
+        painted: Tensor = self.refine(self.unfold(pixels, grid))
+        return painted
 
     def unfold(self, pixels: Tensor, grid: Sequence[int]) -> Tensor:
         """Lays the pixels of each token out: `(M, N, p^dims * C)` to `(M, C, *S)`."""
         patch = (self.stride,) * self.dims
         cells = pixels.view(len(pixels), *grid, *patch, self.channels)
-        order = [axis for pair in zip(range(1, self.dims + 1), range(self.dims + 1, 2 * self.dims + 1), strict=True)
-                 for axis in pair]
+        cell_axes, pixel_axes = range(1, self.dims + 1), range(self.dims + 1, 2 * self.dims + 1)
+        order = [axis for pair in zip(cell_axes, pixel_axes, strict=True) for axis in pair]
         cells = cells.permute(0, 2 * self.dims + 1, *order)
         return cells.reshape(len(pixels), self.channels, *(g * self.stride for g in grid))
 
@@ -183,14 +184,14 @@ class _UShape(DecoderModule):
         self.blocks = nn.ModuleList()
         self.norm = nn.LayerNorm(width, eps=1e-6)
         for level, (skip, label) in enumerate(zip(stem.widths, stem.label_widths, strict=True)):
-            transfer: nn.Module | None = None
+            transfer: CodeTransfer | PrototypeTransfer | None = None
             if plan.skips == "codes":
                 transfer = CodeTransfer(dims, skip, label, out_channels, plan.codes, place=8 if level else 0)
             elif plan.skips == "prototype":
                 transfer = PrototypeTransfer(dims, skip, out_channels)
             match = Matching(dims, skip, label) if 2**level in plan.matching else None
             below = widths[level + 1] if level + 1 < len(widths) else width
-            extra = sum(part.outputs for part in (transfer, match) if part is not None)
+            extra = (transfer.outputs if transfer is not None else 0) + (match.outputs if match is not None else 0)
             self.transfers.append(transfer if transfer is not None else nn.Identity())
             self.matches.append(match if match is not None else nn.Identity())
             self.blocks.append(_Up(dims, below, skip + extra, widths[level], fine=level == 0))
@@ -217,7 +218,7 @@ class _UShape(DecoderModule):
                     if not isinstance(part, nn.Identity):
                         skips.append(part(maps[level], pool.images[level], pool.labels[level], pool, visible))
             x = self.blocks[level](x, torch.cat(skips, 1))
-        painted = self.paint(x)
+        painted: Tensor = self.paint(x)
         if not self.copy:
             return painted
         value, gate = painted.chunk(2, 1)
@@ -235,4 +236,5 @@ class _Up(nn.Module):
     def forward(self, x: Tensor, skips: Tensor) -> Tensor:
         mode = "bilinear" if x.ndim == 4 else "trilinear"
         x = F.interpolate(self.reduce(x), size=skips.shape[2:], mode=mode, align_corners=False)
-        return self.block(torch.cat([x, skips], 1))
+        refined: Tensor = self.block(torch.cat([x, skips], 1))
+        return refined

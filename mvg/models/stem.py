@@ -119,7 +119,9 @@ class PatchStem(Stem):
 
 
 class _Patches(StemModule):
-    def __init__(self, dims: int, image_channels: int, label_channels: int, width: int, patch: int, shared: bool):
+    def __init__(
+        self, dims: int, image_channels: int, label_channels: int, width: int, patch: int, shared: bool
+    ) -> None:
         super().__init__()
         self.embed_image = conv(dims, image_channels, width, patch, patch)
         self.embed_label = self.embed_image if shared else conv(dims, label_channels, width, patch, patch)
@@ -190,8 +192,10 @@ class _Convolutions(StemModule):
         self.label_tower = _Tower(dims, label_channels + 1, plan.label_widths, width)
 
     def image(self, image: Tensor) -> Pyramid:
-        return self.image_tower(image)
+        made: Pyramid = self.image_tower(image)
+        return made
 
     def label(self, target: Tensor, hidden: Tensor) -> Pyramid:
         covered = F.interpolate(hidden[:, None].to(target.dtype), size=target.shape[2:], mode="nearest")
-        return self.label_tower(torch.cat([target * (1 - covered), covered], 1))
+        made: Pyramid = self.label_tower(torch.cat([target * (1 - covered), covered], 1))
+        return made

@@ -34,7 +34,8 @@ def shrink(values: Tensor, size: Sequence[int]) -> Tensor:
         return values
     stride = [large // small for large, small in zip(values.shape[3:], size, strict=True)]
     pool = F.avg_pool2d if len(stride) == 2 else F.avg_pool3d
-    return pool(values.flatten(0, 1), stride).unflatten(0, values.shape[:2])
+    small: Tensor = pool(values.flatten(0, 1), stride).unflatten(0, values.shape[:2])
+    return small
 
 
 class PrototypeTransfer(nn.Module):
@@ -59,7 +60,9 @@ class PrototypeTransfer(nn.Module):
         nn.init.zeros_(self.scale.weight)
         nn.init.zeros_(self.scale.bias)
 
-    def forward(self, query: Tensor, images: Tensor, labels: Tensor, pool: Pool, visible: Sequence[Sequence[int]]) -> Tensor:
+    def forward(
+        self, query: Tensor, images: Tensor, labels: Tensor, pool: Pool, visible: Sequence[Sequence[int]]
+    ) -> Tensor:
         """Maps query maps `(B * K, c, *s)` and the pool's maps of one level to `(B * K, outputs, *s)`."""
         size = query.shape[2:]
         target, seen = shrink(pool.targets, size), shrink(pool.seen, size)
@@ -127,12 +130,12 @@ class CodeTransfer(nn.Module):
             entries = table[:, list(tiles)].sum(1)
             mean = entries[..., :-1] / (entries[..., -1:] + 1e-2)
             outputs.append(asked[:, number] @ mean.expand(len(asked), -1, -1).to(asked.dtype))
-        found = torch.stack(outputs, 1).flatten(0, 1)
-        return found.transpose(1, 2).unflatten(2, tuple(size))
+        found: Tensor = torch.stack(outputs, 1).flatten(0, 1).transpose(1, 2).unflatten(2, tuple(size))
+        return found
 
     def _codes(self, maps: Tensor) -> Tensor:
         """Assigns `(M, c, *s)` to codes, `(M, N, codes)`, each pixel's codes summing to 1."""
-        logits = self.assign(maps)
+        logits: Tensor = self.assign(maps)
         if self.place is not None:
             mode = "bilinear" if maps.ndim == 4 else "trilinear"
             place = F.interpolate(self.place, size=maps.shape[2:], mode=mode, align_corners=False)
@@ -143,7 +146,7 @@ class CodeTransfer(nn.Module):
 
 
 class Matching(nn.Module):
-    """Dense matching: each query pixel attends to all pixels of the visible tiles and takes over what they are labelled.
+    """Dense matching: each query pixel attends to all pixels of the visible tiles and takes their labels over.
 
     Args:
         dims: 2 or 3.
@@ -185,4 +188,5 @@ class Matching(nn.Module):
 
     def _split(self, maps: Tensor, tiles: int) -> Tensor:
         """`(B * T, heads * dim, *s)` to `(B, T, heads, N, dim)`."""
-        return maps.flatten(2).unflatten(1, (self.heads, -1)).unflatten(0, (-1, tiles)).transpose(3, 4)
+        heads: Tensor = maps.flatten(2).unflatten(1, (self.heads, -1)).unflatten(0, (-1, tiles)).transpose(3, 4)
+        return heads
