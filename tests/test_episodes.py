@@ -100,6 +100,22 @@ def test_an_episode_depends_on_seed_epoch_and_index_alone():
     assert not same(first[0], dataset(augmentation=Augmentation(), crop=(0.6, 1.0), seed=4)[0])
 
 
+def test_a_block_shares_its_cohort_and_nothing_else():
+    episodes, backwards = (dataset(cohort_block=4, sources={"cards": Cards(cohort_count=1000)}) for _ in range(2))
+    drawn = [episodes[index] for index in range(32)]
+    assert all(same(drawn[index], backwards[index]) for index in reversed(range(32)))
+    cohorts = [episode.cases[0].split("p")[0] for episode in drawn]
+    assert cohorts == [cohort for cohort in cohorts[::4] for _ in range(4)]
+    assert len(set(cohorts)) > 6
+    assert all(len({(e.cases[0], str(e.specs[0])) for e in drawn[start : start + 4]}) > 1 for start in range(0, 32, 4))
+
+
+def test_evaluation_draws_a_cohort_for_each_episode():
+    sources = {"cards": Cards(cohort_count=1000)}
+    pairs = zip(dataset("val", sources=sources), dataset("val", sources=sources, cohort_block=4), strict=True)
+    assert all(same(one, other) for one, other in pairs)
+
+
 def test_epochs_differ_in_training_only():
     for split, changes in (("train", True), ("val", False)):
         episodes = dataset(split)
@@ -193,6 +209,11 @@ def test_cropped_queries_still_show_what_is_asked():
     episodes = dataset(crop=(0.3, 0.6), image_size=(12, 12))
     assert all(episodes[index].target.sum() > 0 for index in range(32))
     assert all((episodes[index].context_targets.sum((2, 3, 4)) > 0).all() for index in range(32))
+
+
+def test_a_block_of_no_episodes_is_refused():
+    with pytest.raises(ValueError, match="`cohort_block` must be at least 1, got 0"):
+        dataset(cohort_block=0)
 
 
 @pytest.mark.parametrize("size", [0, [2, 1], [0, 3], [1, 2, 3]])

@@ -78,7 +78,12 @@ class EpisodeDataset(Dataset[Episode]):
         crop: Smallest and largest length of the random box in training, as a share of the image, (0, 1]; it holds a
             pixel of the class that the query is asked for. None takes images whole.
         controls: Add the swapped targets of the task-swap control (validation and test only).
+        cohort_block: Consecutive training episodes that share one draw of the cohort, so that its subjects are read
+            less often; their tasks, specs and items still differ. 1 draws a cohort for each episode.
         remembered: Subjects that each process keeps in memory.
+
+    Raises:
+        ValueError: If a split, `context_size` or `cohort_block` is out of range, or `weights` names what is not there.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class EpisodeDataset(Dataset[Episode]):
         aspect: str = "stretch",
         crop: Sequence[float] | None = None,
         controls: bool = False,
+        cohort_block: int = 1,
         remembered: int = 32,
     ) -> None:
         self.sources, self.tasks, self.split, self.length = dict(sources), dict(tasks), split, length
@@ -111,9 +117,12 @@ class EpisodeDataset(Dataset[Episode]):
         for name in (split, context_split or split):
             if name not in SPLITS:
                 raise ValueError(f"a split must be one of {SPLITS}, got {name!r}")
+        if cohort_block < 1:
+            raise ValueError(f"`cohort_block` must be at least 1, got {cohort_block}")
         self.context_split = context_split or split
         self.training = split == "train"
         self.controls = controls and not self.training
+        self.cohort_block = cohort_block if self.training else 1
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._indices: OrderedDict[tuple[str, str, int], Index] = OrderedDict()
         self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
@@ -183,13 +192,21 @@ class EpisodeDataset(Dataset[Episode]):
             int(np.searchsorted(self._bounds, rng.random(), side="right")) if self.training else index % len(self.pairs)
         )
         source, task = self.pairs[number]
-        return self.plan_pair(source, task, self.context_size_at(index), rng)
+        shared = self._rng(index // self.cohort_block, 2) if self.cohort_block > 1 else None
+        return self.plan_pair(source, task, self.context_size_at(index), rng, shared)
 
-    def plan_pair(self, source: str, task: str, context_size: int, rng: np.random.Generator) -> Plan:
-        """Draws an episode of one source and task; see `plan`."""
+    def plan_pair(
+        self,
+        source: str,
+        task: str,
+        context_size: int,
+        rng: np.random.Generator,
+        cohort_rng: np.random.Generator | None = None,
+    ) -> Plan:
+        """Draws an episode of one source and task, the cohort from `cohort_rng` if given; see `plan`."""
         cohorts, reason = self.sources[source].cohorts(self.split), ""
         for _ in range(_DRAWS):
-            cohort = int(rng.integers(cohorts))
+            cohort = int((cohort_rng or rng).integers(cohorts))
             queries = self._index(source, self.split, cohort)
             contexts = queries if cohorts > 1 else self._index(source, self.context_split, cohort)
             if not self.tasks[task].accepts(queries):

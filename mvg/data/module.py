@@ -46,6 +46,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         aspect: How images are brought to size: "stretch", "pad" or "crop".
         crop: Smallest and largest length of the random box in training, as a share of the image; null for whole images.
         controls: Add the task-swap control to validation and test.
+        cohort_block: Consecutive training episodes that share one draw of the cohort (for sources with cohorts), so
+            that its subjects are read less often.
         pin_memory: Copy batches to pinned memory; by default if there is a GPU.
     """
 
@@ -72,6 +74,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         aspect: str = "stretch",
         crop: list[float] | None = None,
         controls: bool = True,
+        cohort_block: int = 1,
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
@@ -84,7 +87,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.lengths = {"train": epoch_length, "val": val_length, "test": test_length}
         self.workers, self.seed, self.weights, self.augmentation = workers, seed, weights, augmentation
         self.near, self.same_patient, self.context_from_train = near, same_patient, context_from_train
-        self.aspect, self.crop, self.controls = aspect, crop, controls
+        self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.datasets: dict[str, EpisodeDataset] = {}
 
@@ -136,6 +139,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             aspect=self.aspect,
             crop=self.crop,
             controls=self.controls,
+            cohort_block=self.cohort_block,
         )
 
     def _check_dims(self) -> None:
