@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from mvg.rasters import SIZE_LIMIT, Raster, Source, label_map, pictures_in, read_raster
+from mvg.data.readers import SIZE_LIMIT
+from mvg.rasters import Raster, Source, label_map, pictures_in, read_raster
 
 log = logging.getLogger(__name__)
 

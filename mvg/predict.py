@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 import mvg
 from mvg.configuration import to_config
 from mvg.context import Choice, PairFiles, choose, find_pairs
+from mvg.data.readers import SIZE_LIMIT
 from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
 from mvg.predictor import Prediction, Predictor
 from mvg.preview import draw_preview
-from mvg.rasters import SIZE_LIMIT, Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
 from mvg.weights import MODEL
 
 log = logging.getLogger(__name__)

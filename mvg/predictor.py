@@ -17,11 +17,11 @@ from mvg import weights
 from mvg.configuration import find_class
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
+from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
 from mvg.episode import Answer, Spec
 from mvg.models.base import InContextModel, Memory
 from mvg.rasters import (
-    SIZE_LIMIT,
     Raster,
     Source,
     limits,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,18 @@ from PIL import Image
 from torch import Tensor
 
 from mvg.data.intensity import Percentiles, normalise
-from mvg.data.readers import PICTURES, case_name, check_labels, is_volume
+from mvg.data.readers import (
+    PICTURES,
+    SIZE_LIMIT,
+    case_name,
+    check_labels,
+    is_volume,
+    open_picture,
+    picture_fault,
+)
 
 READABLE = (*PICTURES, ".npy")
 WRITABLE = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".npy": "NPY"}
-SIZE_LIMIT = 1 << 26
 _FULL_SCALE = {"b": 1.0, "u1": 255.0, "u2": 65535.0}
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -68,7 +73,10 @@ def read_raster(source: Source, name: str = "image", labels: bool = False, size_
         path = Path(source)
         name, values = str(path), _read_file(path, labels, size_limit)
     elif isinstance(source, Image.Image):
-        values = _from_pil(source, name, labels)
+        fault = picture_fault(source, size_limit)
+        if fault is not None:
+            raise ValueError(f"{name}: {fault}")
+        values = _values(source, labels)
     elif isinstance(source, Tensor):
         values = (source.float() if source.dtype == torch.bfloat16 else source).detach().cpu().numpy()
     else:
@@ -77,7 +85,7 @@ def read_raster(source: Source, name: str = "image", labels: bool = False, size_
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"{name}: a 2D image of one or more channels is needed, got shape {values.shape}")
     if values[0].size > size_limit:
-        raise ValueError(_too_large(name, values[0].size, size_limit))
+        raise ValueError(f"{name}: {values[0].size} pixels are more than the limit of {size_limit}; raise `size_limit`")
     if values.dtype.kind not in "biuf":
         raise ValueError(f"{name}: numbers are needed, got pixels of type {values.dtype}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -98,36 +106,17 @@ def _read_file(path: Path, labels: bool, size_limit: int) -> NDArray[Any]:
         raise ValueError(f"{path}: this is a volume, but 2D images are needed; export its slices as PNG or TIFF")
     if path.suffix.lower() not in READABLE:
         raise ValueError(f"{path}: a picture must be one of {', '.join(READABLE)}; convert it")
+    if path.suffix.lower() != ".npy":
+        return _values(open_picture(path, size_limit), labels)
     try:
-        if path.suffix.lower() == ".npy":
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-            return channels_first(mapped if mapped.size > 4 * size_limit else np.array(mapped))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                if image.width * image.height > size_limit:
-                    raise _Unsupported(_too_large(path, image.width * image.height, size_limit))
-                return _from_pil(image, str(path), labels)
-    except _Unsupported:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: the picture cannot be read ({error}); restore it from its origin") from error
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return channels_first(mapped if mapped.size > 4 * size_limit else np.array(mapped))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: the array cannot be read ({error}); restore it from its origin") from error
 
 
-class _Unsupported(ValueError):
-    """A picture that is whole, but of a kind that is not read; the message is complete."""
-
-
-def _too_large(name: Path | str, pixels: int, size_limit: int) -> str:
-    return f"{name}: {pixels} pixels are more than the limit of {size_limit}; raise `size_limit`"
-
-
-def _from_pil(image: Image.Image, name: str, labels: bool) -> NDArray[Any]:
+def _values(image: Image.Image, labels: bool) -> NDArray[Any]:
     """Returns `(C, H, W)` or `(H, W)`."""
-    if getattr(image, "n_frames", 1) > 1:
-        raise _Unsupported(f"{name}: one picture is needed, got {image.n_frames} pages; split them")  # type: ignore[attr-defined]
-    if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
-        raise _Unsupported(f"{name}: 16-bit colours would lose half of their bits; save 16-bit grey or 8-bit colours")
     if labels and image.mode in ("P", "1"):
         return np.asarray(image).astype(np.uint8)
     if image.mode.startswith(("I", "F")):

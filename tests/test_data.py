@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,6 +180,20 @@ def test_damaged_or_coloured_label_picture_is_refused(tmp_path):
     damage(tmp_path / "a.png", "half")
     with pytest.raises(ValueError, match=r"a\.png.*damaged"):
         read_picture(tmp_path / "a.png")
+
+
+def test_16_bit_colours_are_refused_in_training_too(tmp_path):
+    colours = sitk.GetImageFromArray(np.full((5, 7, 3), 40000, np.uint16), isVector=True)
+    sitk.WriteImage(colours, str(tmp_path / "a.png"))
+    with pytest.raises(ValueError, match=r"a\.png: 16-bit colours"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_pictures_of_several_pages_are_refused(tmp_path):
+    pages = [Image.new("L", (4, 5)) for _ in range(2)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ValueError, match=r"a\.tif: one picture is needed, got 2 pages"):
+        read_picture(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("rule", [Window(10, 90), Percentiles(), FullScale(100.0)])

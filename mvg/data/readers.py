@@ -18,10 +18,12 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 VOLUMES = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
+SIZE_LIMIT = 1 << 26
+"""Largest number of pixels of a picture, where none is given."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _BLOCK = 1 << 20
 _LARGEST = 4 << 30
@@ -244,6 +246,46 @@ def resample(volume: Volume, onto: Volume, labels: bool = False) -> tuple[Volume
     return Volume(moved.astype(np.float32), onto.affine, volume.path), seen.transpose(2, 1, 0) > 0.5
 
 
+def open_picture(path: Path, size_limit: int = SIZE_LIMIT) -> Image.Image:
+    """Opens and decodes an image file.
+
+    Args:
+        path: PNG, TIFF, JPEG or BMP.
+        size_limit: Largest number of pixels.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or `picture_fault` finds a fault.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                fault = picture_fault(image, size_limit)
+                if fault is None:
+                    image.load()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the file does not exist") from error
+    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path}: the picture is damaged or too large ({error}); restore it from its origin"
+        ) from error
+    if fault is not None:
+        raise ValueError(f"{path}: {fault}")
+    return image
+
+
+def picture_fault(image: Image.Image, size_limit: int = SIZE_LIMIT) -> str | None:
+    """Says why a whole picture cannot be used: too many pixels, several pages, or 16-bit colours; None if it can."""
+    pixels, pages = image.width * image.height, getattr(image, "n_frames", 1)
+    if pixels > size_limit:
+        return f"{pixels} pixels are more than the limit of {size_limit}; make the picture smaller or raise the limit"
+    if pages > 1:
+        return f"one picture is needed, got {pages} pages; split them"
+    if ";16" in str(getattr(image, "tile", "")) and not image.mode.startswith("I"):
+        return "16-bit colours would lose half of their bits; save 16-bit grey or 8-bit colours"
+    return None
+
+
 def read_picture(path: Path, labels: bool = False) -> Picture:
     """Reads an image file: 8 or 16 bits, grey, palette or colour.
 
@@ -252,21 +294,9 @@ def read_picture(path: Path, labels: bool = False) -> Picture:
         labels: Keep the stored indices; otherwise colours are turned into luminance.
 
     Raises:
-        ValueError: If the file is damaged, holds several pages, or is a label map in colour.
+        ValueError: If the file is damaged, holds several pages or 16-bit colours, or is a label map in colour.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: the file does not exist") from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, zlib.error, Warning) as error:
-        raise ValueError(
-            f"{path}: the picture is damaged or too large ({error}); restore it from its origin"
-        ) from error
-    if getattr(image, "n_frames", 1) > 1:
-        raise ValueError(f"{path}: one picture is needed, got {image.n_frames} pages; split them")  # type: ignore[attr-defined]
+    image = open_picture(path)
     if image.mode.startswith(("I", "F")):
         values, full_scale = np.asarray(image, dtype=np.float32), 65535.0
     elif labels and image.mode not in ("L", "P", "1"):
