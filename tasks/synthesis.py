@@ -22,7 +22,8 @@ class Synthesis(Task):
 
     Args:
         sources: Images to start from, one of them drawn for each episode; any image role by default. Name them where
-            an index holds label roles in which no class ever occurs: those cannot be told from images.
+            an index holds label roles in which no class ever occurs and whose names do not begin with "labels": those
+            cannot be told from images.
         targets: Images to paint, one of them drawn for each episode; any image role by default.
         joint: Whether all `sources` together are the channels of one input, instead of one of them.
         mim: Share of training episodes trained by masked image modelling, [0, 1].
@@ -101,6 +102,8 @@ class Synthesis(Task):
 
 
 def image_roles(index: Index) -> list[str]:
-    """Roles of an index that hold images: those for which no class is offered."""
+    """Roles of an index that hold images: those for which no class is offered and whose name is not `labels...`."""
     labels = {name.partition("=")[0] for name in index.keys if "=" in name}
-    return sorted(name for name in index.keys if "=" not in name and name not in labels)
+    return sorted(
+        name for name in index.keys if "=" not in name and name not in labels and not name.startswith("labels")
+    )

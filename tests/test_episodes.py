@@ -1,6 +1,7 @@
 """Episodes: purity, context, checks before training, loaders and resume."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -305,6 +306,18 @@ def test_module_hands_out_checked_episodes():
 def test_wrong_data_is_found_before_training(options, match):
     with pytest.raises(ValueError, match=match):
         module(**options).setup("fit")
+
+
+@pytest.mark.parametrize(("length", "fits"), [(8, False), (9, True), (0, True)])
+def test_every_device_gets_validation(length, fits):
+    data = module(val_length=length)
+    data.trainer = SimpleNamespace(world_size=3, global_rank=2)
+    if fits:
+        data.setup("fit")
+        assert len(data.val_dataloader()) == (length > 0)
+    else:
+        with pytest.raises(ValueError, match=r"`val_length` 8 gives no batch of 4 .* 3 devices; .* at least 9"):
+            data.setup("fit")
 
 
 def test_index_of_plans_is_not_read(monkeypatch):

@@ -106,11 +106,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         """Makes the data sets of a stage ("fit", "validate" or "test") and checks them.
 
         Raises:
-            ValueError: If a source or task is of no use, or some pair of them cannot make an episode.
+            ValueError: If a source or task is of no use, some pair of them cannot make an episode, or a device would
+                get no batch of validation or test.
         """
         self._check_dims()
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("test",)):
             if split not in self.datasets and self.lengths[split] > 0:
+                self._check_ranks(split)
                 dataset = self.make_dataset(split)
                 check_pairs(dataset, self.seed)
                 self.datasets[split] = dataset
@@ -153,6 +155,16 @@ class EpisodeDataModule(pl.LightningDataModule):
                     f"source {name!r} has images of {source.dims} axes, but the network takes {self.image_size}; "
                     "for folders, set `slices`"
                 )
+
+    def _check_ranks(self, split: str) -> None:
+        """Checks that every device gets a batch of a split; `train_dataloader` checks training."""
+        devices = self.trainer.world_size if self.trainer is not None else 1
+        needed = (devices - 1) * self.batch_size + 1
+        if split != "train" and self.lengths[split] < needed:
+            raise ValueError(
+                f"`{split}_length` {self.lengths[split]} gives no batch of {self.batch_size} to some of the {devices} "
+                f"devices; set it to at least {needed}"
+            )
 
     def _check_use(self) -> None:
         """Checks that training uses every source and every task."""
