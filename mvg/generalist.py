@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -63,6 +64,8 @@ class Generalist(pl.LightningModule):
         super().__init__()
         if not 0 <= warmup < 1:
             raise ValueError(f"`warmup` must be in [0, 1), got {warmup}")
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"`minutes` must be greater than 0, or null for no such limit, got {minutes}")
         if pretrained and weights:
             raise ValueError("start from `pretrained` or from `weights`, not from both")
         self.save_hyperparameters(ignore=["network", "optimizer", "weights", "pretrained"])
@@ -115,7 +118,7 @@ class Generalist(pl.LightningModule):
     def _factor(self, step: int) -> float:
         """Learning rate relative to its peak."""
         progress = (step + 1) / max(1.0, float(self.trainer.estimated_stepping_batches))
-        if self.minutes:
+        if self.minutes is not None:
             progress = max(self._spent / (60 * self.minutes), progress, 1e-3)
         elif not progress:
             raise ValueError(
@@ -150,12 +153,14 @@ class Generalist(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
-        """Stops when the minutes are spent."""
+        """Stops when the minutes are spent: by the clock of the first process, so that all take the same steps."""
         now = time.monotonic()
         self._spent += now - self._last
         self._last = now
-        if self.minutes and self._spent >= 60 * self.minutes:
-            self.trainer.should_stop = True
+        if self.minutes is not None:
+            self._spent = self.trainer.strategy.broadcast(self._spent)
+            if self._spent >= 60 * self.minutes:
+                self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the time spent."""
@@ -186,7 +191,9 @@ class Generalist(pl.LightningModule):
         primaries = []
         for name, task in self.tasks.items():
             for metric, mean in self._means(name).items():
-                value = float(mean.compute()) if mean.update_called else float("nan")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # a process without scores of a task joins those of the others
+                    value = float(mean.compute())
                 mean.reset()
                 self.log(f"val/{name}/{metric}", value, rank_zero_only=False)
                 if metric == task.primary and math.isfinite(value):
