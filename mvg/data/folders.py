@@ -37,8 +37,8 @@ class FolderSource(Source):
     Args:
         root: Folder of the data set.
         roles: Role to its folder below `root`, or to a pattern of files such as `labels/a_*`. The first one that is
-            no label is the reference: its grid is taken.
-        name: Name of the source in logs and tables.
+            no label is the reference: its grid is taken. By default `{image: images, labels: labels}`.
+        name: Name of the source in logs and tables; by default that of the folder.
         class_names: Label role to class index to name. Classes that are not named are refused.
         label_roles: Roles that hold class indices; by default those whose name starts with "labels".
         optional: Roles that a case may lack.
@@ -65,8 +65,8 @@ class FolderSource(Source):
     def __init__(
         self,
         root: str,
-        roles: dict[str, str],
-        name: str,
+        roles: dict[str, str] | None = None,
+        name: str | None = None,
         class_names: dict[str, dict[int, str]] | None = None,
         label_roles: list[str] | None = None,
         optional: list[str] | None = None,
@@ -88,6 +88,8 @@ class FolderSource(Source):
     ) -> None:
         if slices is not None and slices not in SLICES:
             raise ValueError(f"`slices` must be one of {SLICES} or null, got {slices!r}")
+        roles = roles or {"image": "images", "labels": "labels"}
+        name = name or Path(root).name
         labels = frozenset(
             label_roles if label_roles is not None else (role for role in roles if role.startswith("labels"))
         )
