@@ -72,11 +72,17 @@ def from_config(value: Any, trusted: Sequence[str] = TRUSTED) -> Any:
         trusted: Packages whose classes may be named.
 
     Raises:
-        ValueError: If a class lies outside of the trusted packages, or does not exist, or is not configurable.
+        ValueError: If a class lies outside of the trusted packages, or does not exist, or is not configurable, or does
+            not take its arguments.
     """
     if isinstance(value, Mapping):
         if "class_path" in value:
-            return find_class(value["class_path"], trusted)(**from_config(value.get("init_args", {}), trusted))
+            path, arguments = str(value["class_path"]), value.get("init_args") or {}
+            made = find_class(path, trusted)
+            try:
+                return made(**from_config(arguments, trusted))
+            except TypeError as error:
+                raise ValueError(f"class {path!r} does not take these `init_args`: {error}; correct them") from error
         return {name: from_config(entry, trusted) for name, entry in value.items()}
     if isinstance(value, list):
         return [from_config(entry, trusted) for entry in value]

@@ -52,7 +52,7 @@ def build(config: str | Path | Mapping[str, Any], trusted: Sequence[str] = TRUST
         config = OmegaConf.to_container(OmegaConf.load(path), resolve=True)  # type: ignore[assignment]
     if not isinstance(config, Mapping) or "class_path" not in config:
         raise ValueError(f"a network configuration needs the keys `class_path` and `init_args`, got {config!r:.200}")
-    entry = {"class_path": config["class_path"], "init_args": {**config.get("init_args", {}), **changes}}
+    entry = {"class_path": config["class_path"], "init_args": {**(config.get("init_args") or {}), **changes}}
     network = from_config(entry, trusted)
     if not isinstance(network, InContextModel):
         raise ValueError(f"{entry['class_path']} is no network, but a {type(network).__name__}")

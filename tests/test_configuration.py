@@ -70,3 +70,19 @@ def test_allowed_package_is_trusted_only_inside_the_block():
         assert find_class(f"{__name__}.Part") is Part
     with pytest.raises(ValueError, match=f"--allow-class-path {__name__}"):
         find_class(f"{__name__}.Part")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"class_path": "mvg.objective.Objective", "init_args": {"betta": 1}}, "betta"),
+        ({"class_path": "mvg.data.Window", "init_args": None}, "low"),
+        ({"class_path": "mvg.objective.Objective", "init_args": [1]}, "init_args"),
+        ({"class_path": "mvg.objective.Objective", "init_args": {"beta": "much"}}, "mvg.objective.Objective"),
+        ({"class_path": "mvg.task.Task"}, "abstract"),
+        ({"class_path": 5}, "5"),
+    ],
+)
+def test_wrong_arguments_are_named(entry, said):
+    with pytest.raises(ValueError, match=said):
+        from_config({"inner": [entry]})
