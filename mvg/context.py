@@ -80,10 +80,12 @@ def choose(pairs: Sequence[PairFiles], number: int, how: Choice = "random", seed
         seed: Seeds the random choice.
 
     Raises:
-        ValueError: If the number is not positive or the way unknown.
+        ValueError: If the number is not positive, the seed negative or the way unknown.
     """
     if number < 1:
         raise ValueError(f"`examples` must be at least 1, got {number}")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {seed}")
     if how not in ("random", "first"):
         raise ValueError(f"`choose` must be random or first, got {how!r}")
     if number >= len(pairs):

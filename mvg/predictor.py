@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.configuration import find_class
+from mvg.configuration import from_config
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
@@ -105,6 +105,8 @@ class Predictor:
     ) -> None:
         if batch < 1:
             raise ValueError(f"`batch` must be at least 1, got {batch}")
+        if seed < 0:
+            raise ValueError(f"`seed` must not be negative, got {seed}")
         if window is not None and not window[0] < window[1]:
             raise ValueError(f"`window` needs low < high, got {window[0]} and {window[1]}")
         if len(network.image_size) != 2:
@@ -115,6 +117,7 @@ class Predictor:
         self.passes: list[Pass] = []
         self.examples: list[Example] = []
         self.classes: list[int] = []
+        self.channels: int | None = None
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, task: str | Task | None = None, **options: Any) -> Predictor:
@@ -140,6 +143,7 @@ class Predictor:
             ValueError: If a pair does not fit together, or one does not fit the network or the task.
         """
         left, right = read_context(images, targets, self.task.is_label, self.size_limit)
+        self.channels = len(left[0].values)
         shown = [self.read(raster) for raster in left]
         if self.task.is_label:
             wanted = label_maps(right)
@@ -192,9 +196,19 @@ class Predictor:
         return target.expand(most, *target.shape[1:])
 
     def read(self, source: Source | Raster) -> Tensor:
-        """Reads and checks an image for the network, `(C_in, H, W)`, [0, 1]."""
+        """Reads and checks an image for the network, `(C_in, H, W)`, [0, 1].
+
+        Raises:
+            ValueError: If it cannot be read, or its channels are not those of the network and of the context.
+        """
         raster = source if isinstance(source, Raster) else read_raster(source, size_limit=self.size_limit)
-        return to_tensor(raster, limits(raster, self.window), self.network.in_channels)
+        image = to_tensor(raster, limits(raster, self.window), self.network.in_channels)
+        if self.channels is not None and len(raster.values) != self.channels:
+            raise ValueError(
+                f"{raster.name}: it has {len(raster.values)} channels, but the context images have {self.channels}; "
+                "use the same contrasts or colours, in the same order, for all of them"
+            )
+        return image
 
     def _place(self, size: Sequence[int]) -> Placement:
         return place(size, self.network.image_size, self.aspect)
@@ -286,10 +300,15 @@ def _device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"`device` must be cpu, cuda or cuda:NUMBER, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`device` is {name}, but PyTorch finds no CUDA device here; use cpu, or see `mvg doctor`")
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be cpu, cuda or cuda:NUMBER, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` is {name}, but PyTorch finds {torch.cuda.device_count()} CUDA devices here; "
+            "use cpu, or see `mvg doctor`"
+        )
     return device
 
 
@@ -310,7 +329,7 @@ def find_task(known: Mapping[str, Task], name: str | None) -> Task:
         raise ValueError(
             f"there is no task {name!r}; the weights know: {names}; or give a class path such as tasks.Segmentation"
         )
-    task = find_class(name)()
+    task = from_config({"class_path": name})
     if not isinstance(task, Task):
         raise ValueError(f"{name} is no task, but a {type(task).__name__}")
     return task

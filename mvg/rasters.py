@@ -178,9 +178,8 @@ def to_tensor(raster: Raster, bounds: tuple[float, float], channels: int) -> Ten
         return image.expand(channels, *image.shape[1:])
     if held == 3 and channels == 1:
         return (image * image.new_tensor(_LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
-    raise ValueError(
-        f"{raster.name}: it has {held} channels, but the network takes {channels}; give it 1 or {channels}"
-    )
+    wanted = "1" if channels == 1 else f"1 or {channels}"
+    raise ValueError(f"{raster.name}: it has {held} channels, but the network takes {channels}; give it {wanted}")
 
 
 def to_units(image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -270,6 +270,21 @@ def test_every_kind_of_source_is_one_image(tmp_path):
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
 
+@pytest.mark.parametrize(("context", "query"), [(1, 3), (3, 1), (2, 1), (1, 2)])
+def test_query_with_other_channels_than_the_context_is_refused(context, query):
+    images = [np.random.default_rng(held).random((*SIZE, held)).astype(np.float32) for held in (context, query)]
+    predictor = Predictor(Copy(max(context, query)), tasks.Segmentation())
+    predictor.set_context(images[:1], [np.ones(SIZE, np.uint8)])
+    with pytest.raises(ValueError, match=f"image 0: it has {query} channels, but the context images have {context}"):
+        predictor(images[1])
+
+
+@pytest.mark.parametrize("device", ["abacus", "meta", "cpu0", "cuda:99"])
+def test_device_that_is_not_here_is_refused(device):
+    with pytest.raises(ValueError, match=device):
+        Predictor(tiny(), tasks.Segmentation(), device=device)
+
+
 def test_a_prediction_needs_a_context():
     with pytest.raises(ValueError, match="set_context"):
         Predictor(tiny(), tasks.Denoising())(blob(40, 50)[0])
