@@ -301,11 +301,28 @@ def test_module_hands_out_checked_episodes():
         ({"sources": {"cards": Cards(patients=0)}}, "no task accepts"),
         ({"sources": {"cards": Cards(patients=1)}}, "other patients"),
         ({"context_from_train": True, "sources": {"cards": Cards(patients=1)}}, "other patients"),
+        ({"sources": {"cards": Cards(channels=2)}}, "'cards/mark' have 2 channels, but the network takes 1"),
+        ({"crop": [0.9]}, r"`crop`.* got \[0.9\]"),
+        ({"aspect": "squash"}, "squash"),
+        ({"near": -0.1}, "`near` .* -0.1"),
+        ({"seed": -1}, "`seed` must not be negative"),
+        ({"workers": -1}, "`workers` must not be negative"),
+        ({"weights": {"mark": -2.0}}, "-2.0 for 'mark'"),
+        ({"tasks": {"a/b": Mark()}}, "'a/b'; rename"),
+        ({"sources": {"a.b": Cards()}}, "'a.b'; rename"),
     ],
 )
 def test_wrong_data_is_found_before_training(options, match):
     with pytest.raises(ValueError, match=match):
         module(**options).setup("fit")
+
+
+@pytest.mark.parametrize("split", ["epoch", "test"])
+def test_nothing_to_draw_is_said_in_one_sentence(split):
+    data = module(**{f"{split}_length": 0})
+    data.setup("fit" if split == "epoch" else "test")
+    with pytest.raises(ValueError, match=f"`{split}_length` is 0"):
+        (data.train_dataloader if split == "epoch" else data.test_dataloader)()
 
 
 @pytest.mark.parametrize(("length", "fits"), [(8, False), (9, True), (0, True)])

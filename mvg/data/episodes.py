@@ -162,6 +162,8 @@ class EpisodeDataset(Dataset[Episode]):
         names = {f"{source}/{task}" for source in self.sources for task in self.tasks}
         if unknown := sorted(set(weights) - names - set(self.sources) - set(self.tasks)):
             raise ValueError(f"`weights` names {unknown}, which is no source, task or source/task of {sorted(names)}")
+        if negative := sorted(name for name, weight in weights.items() if weight < 0):
+            raise ValueError(f"`weights` must not be negative, got {weights[negative[0]]} for {negative[0]!r}")
         pairs, shares = [], []
         for source in self.sources:
             for task in self.tasks:
@@ -298,8 +300,7 @@ class EpisodeDataset(Dataset[Episode]):
         if not self.training or self.crop is None:
             return fit(subject, place(subject.shape, self.image_size, self.aspect))
         anchor = find_anchor(subject, keys)
-        scale = (self.crop[0], self.crop[1])
-        return fit(subject, place_crop(subject.shape, self.image_size, rng, anchor, scale, self.aspect))
+        return fit(subject, place_crop(subject.shape, self.image_size, rng, anchor, self.crop, self.aspect))
 
     def _encode(self, plan: Plan, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
         """Encodes a subject, with all channels and a target."""

@@ -66,7 +66,7 @@ def place_crop(
     image_size: Sequence[int],
     rng: np.random.Generator,
     anchor: Tensor | None = None,
-    scale: tuple[float, float] = (0.6, 1.0),
+    scale: Sequence[float] = (0.6, 1.0),
     aspect: str = "stretch",
 ) -> Placement:
     """Places a random box of an image.
@@ -80,8 +80,8 @@ def place_crop(
         aspect: See `place`; it is applied to the box.
     """
     size = np.array(shape)
-    if not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"`scale` must be two ascending shares in (0, 1], got {scale}")
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f"a random box (`crop`) needs two ascending shares of the image in (0, 1], got {list(scale)}")
     box = np.clip(np.round(size * rng.uniform(scale[0], scale[1], size.size)), 1, size).astype(int)
     pixel = (rng.random(size.size) * size).astype(int)
     place_in_box = rng.random(size.size)

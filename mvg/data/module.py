@@ -90,6 +90,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.datasets: dict[str, EpisodeDataset] = {}
+        self._check_options()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 dataset = self.make_dataset(split)
                 check_pairs(dataset, self.seed)
                 self.datasets[split] = dataset
-        if stage == "fit":
+        if stage == "fit" and "train" in self.datasets:
             self._check_use()
 
     def make_dataset(self, split: str) -> EpisodeDataset:
@@ -143,6 +144,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             controls=self.controls,
             cohort_block=self.cohort_block,
         )
+
+    def _check_options(self) -> None:
+        lengths = {f"{split}_length" if split != "train" else "epoch_length": n for split, n in self.lengths.items()}
+        for option, value in {**lengths, "workers": self.workers, "seed": self.seed}.items():
+            if value < 0:
+                raise ValueError(f"`{option}` must not be negative, got {value}")
+        if self.near is not None and not 0 <= self.near <= 1:
+            raise ValueError(f"`near` must be a share of the volume in [0, 1], or null, got {self.near}")
+        for name in (*self.sources, *self.tasks):
+            if not name or set(name) & set("./"):
+                raise ValueError(f"names of sources and tasks hold no dot and no slash, got {name!r}; rename it")
 
     def _check_dims(self) -> None:
         if not self.sources or not self.tasks:
@@ -196,15 +208,18 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._loader("test")
 
     def _loader(self, split: str) -> EpisodeLoader:
+        if split not in self.datasets:
+            option = "epoch_length" if split == "train" else f"{split}_length"
+            raise ValueError(f"`{option}` is 0, so that there is nothing to do; set it to the number of episodes")
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
         return EpisodeLoader(self.datasets[split], ranks, rank, self.workers, self.pin_memory)
 
 
 def check_pairs(dataset: EpisodeDataset, seed: int) -> None:
-    """Plans one episode of every pair of source and task, with the largest context.
+    """Makes one episode of every pair of source and task, with the largest context.
 
     Raises:
-        ValueError: If no pair fits the split, or a pair cannot make an episode.
+        ValueError: If no pair fits the split, or a pair cannot make an episode, or one that does not fit the network.
     """
     if not dataset.pairs:
         raise ValueError(
@@ -212,5 +227,6 @@ def check_pairs(dataset: EpisodeDataset, seed: int) -> None:
             f"sources {sorted(dataset.sources)}); see that the sources have the roles and the split that the tasks need"
         )
     for source, task in dataset.pairs:
-        dataset.plan_pair(source, task, dataset.context_sizes[1], np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        dataset.build(dataset.plan_pair(source, task, dataset.context_sizes[1], rng), rng)
     logger.info("%s: %s", dataset.split, ", ".join(f"{source}/{task}" for source, task in dataset.pairs))
