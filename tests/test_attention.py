@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks import speed
+from benchmarks.measurements import plain_attention
 from mvg.models import attention as rooms
 from mvg.models.attention import ask_in_order, attention, read_in_order, relative_attention
 from mvg.models.position import RotaryPosition, relative_tables, resize_table, rotate
@@ -151,7 +151,7 @@ def test_memory_for_gradients_grows_with_tokens_and_not_with_their_square():
         return sum(x.untyped_storage().nbytes() for x in storages.values())
 
     scores = 4 * 2 * 3 * 576**2
-    assert kept(speed.plain_attention) > scores > 10 * kept(relative_attention)
+    assert kept(plain_attention) > scores > 10 * kept(relative_attention)
 
 
 def tiles(count, asked, batch=2, tokens=5, seed=0):
@@ -260,18 +260,4 @@ def test_heads_too_narrow_for_the_axes_are_refused(head_dim):
 
 def test_both_sides_of_the_speed_benchmark_compute_the_same():
     grid = (5, 3)
-    assert_same(results(speed.plain_attention, grid, torch.float64), results(definition, grid, torch.float64), 1e-10)
-
-
-def test_sides_take_turns():
-    order = []
-    work = {side: lambda side=side: order.append(side) for side in ("plain", "ours")}
-    seconds = speed.times_of(work, repeats=2)
-    assert order == ["plain", "ours"] * 2
-    assert {side: len(values) for side, values in seconds.items()} == {"plain": 2, "ours": 2}
-
-
-def test_speed_names_what_it_can_measure(capsys):
-    with pytest.raises(SystemExit):
-        speed.main(["nonsense"])
-    assert "valid names are relative-384, relative-large" in capsys.readouterr().err
+    assert_same(results(plain_attention, grid, torch.float64), results(definition, grid, torch.float64), 1e-10)
