@@ -43,8 +43,10 @@ LIBRARIES = (
     "torchmetrics",
 )
 """Packages of others whose classes a configuration may name; what reads, writes or runs files is left out."""
-CHECKERS = ("jsonargparse", "lightning_fabric", "pytorch_lightning")
+CHECKERS = ("jsonargparse", "lightning_fabric", "pytorch_lightning", "torch.optim")
 """Packages of others whose ValueErrors are about options."""
+WORKER = re.compile(r'Caught (\w+) in DataLoader worker.*File "([^"\n]*)", line.*?\n\1: (.*)', re.DOTALL)
+"""What a process of a loader says of an error: its kind, the file where it was raised, its text."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -195,12 +197,20 @@ def is_mendable(error: Exception, packages: Sequence[str]) -> bool:
         return True
     if isinstance(error, OSError) and error.filename is not None:
         return True
+    module = origin(error)
+    ours = any(module == package or module.startswith(f"{package}.") for package in packages)
+    return ours and (isinstance(error, ValueError | OSError | FloatingPointError) or kind is ImportError)
+
+
+def origin(error: Exception) -> str:
+    """Returns the name of the module that raised an error, be it in a process of a loader."""
+    if found := WORKER.match(str(error)):
+        loaded = list(sys.modules.items())
+        return next((name for name, module in loaded if getattr(module, "__file__", None) == found[2]), "")
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    module = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    ours = any(module == package or module.startswith(f"{package}.") for package in packages)
-    return ours and (isinstance(error, ValueError | OSError | FloatingPointError) or kind is ImportError)
+    return str(trace.tb_frame.f_globals.get("__name__", "")) if trace else ""
 
 
 def sentence(error: Exception) -> str:
@@ -208,6 +218,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     text = error.message if isinstance(error, argparse.ArgumentError) else str(error)
+    if found := WORKER.match(text):
+        text = found[3]
     text = re.sub(r'^Parser key "(.*?)":', r"option `\1`:", " ".join(text.split()))
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
     text = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", text).replace("NoneType", "null")

@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 from pytorch_lightning import Callback
+from torch.utils.data import DataLoader
 
 from mvg import cli, doctor, run_folder
 from mvg.cli import lightning, main
+from mvg.data.episodes import check_context_size
 from mvg.weights import build
 
 ROOT = Path(__file__).parents[1]
@@ -148,6 +150,8 @@ def test_resume_without_a_run_starts_one():
         ("--data.image_size=[16,16]", "model.network.init_args.image_size"),
         ("--data.batch_size=many", "batch_size"),
         ("--data.context_size=0", "0"),
+        ("--model.minutes=0", "minutes"),
+        ("--model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: -1}}", "-1"),
         ("--trainr.max_epochs=2", "trainr"),
         ("--config=nothing.yaml", "nothing.yaml"),
         ("--ckpt_path=nothing.ckpt", "nothing.ckpt"),
@@ -185,6 +189,20 @@ def test_module_is_not_imported_before_it_is_allowed(capsys, monkeypatch):
     assert Path("harmed").exists()
     Path("harmed").unlink()
     assert "--allow-class-path stranger" in error_of(choose, capsys)
+
+
+def test_mistake_that_a_worker_finds_is_one_sentence(monkeypatch, capsys):
+    def check(_):
+        check_context_size(0)
+
+    monkeypatch.setattr(cli, "run", lambda *_: next(iter(DataLoader([0], num_workers=1, collate_fn=check))))
+    assert error_of(["fit"], capsys) == "mvg fit: `context_size` must be at least 1, or two ascending numbers, got 0"
+
+
+def test_bug_in_a_worker_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "run", lambda *_: next(iter(DataLoader([0], num_workers=1, collate_fn=int))))
+    with pytest.raises(TypeError, match="Original Traceback"):
+        main(["fit"])
 
 
 def test_traceback_is_shown_when_asked_for():
