@@ -306,6 +306,12 @@ class TestMistakes:
             ({"image_size": (18, 16)}, "stride 4"),
             ({"heads": 5}, "multiple of `heads`"),
             ({"heads": 8}, "`head_dim`"),
+            ({"heads": 0}, "`heads` must be at least 1, got 0"),
+            ({"depth": 0}, "`depth` must be at least 1, got 0"),
+            ({"min_block": 0}, "`min_block` must be at least 1, got 0"),
+            ({"mask_ratio": 0.0}, "`mask_ratio` must be"),
+            ({"mask_ratio": 1.5}, "got 1.5"),
+            ({"drop_path": 1.0}, "`drop_path` must be"),
             ({"attention": "causal"}, "ordered or full"),
             ({"position": "none"}, "rotary or relative"),
             ({"position": "relative"}, "`ordered` attention"),
@@ -323,6 +329,8 @@ class TestMistakes:
             CanvasViT(**(small() | changes))
 
     def test_parts_refuse_what_they_cannot_be(self):
+        with pytest.raises(ValueError, match="`patch` must be at least 1, got 0"):
+            PatchStem(0)
         with pytest.raises(ValueError, match="multiples of 16"):
             ConvStem([20])
         with pytest.raises(ValueError, match="`skips`"):

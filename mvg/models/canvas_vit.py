@@ -95,6 +95,7 @@ class CanvasViT(InContextModel):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_numbers(mask_ratio, drop_path, width=width, depth=depth, heads=heads, min_block=min_block)
         stem, decoder = stem or PatchStem(), decoder or TwoConvHead()
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
         self._check(stem.stride, width, heads, attention, position, merge)
@@ -365,6 +366,17 @@ class CanvasViT(InContextModel):
             weight[:, 0] = weight[:, 0] * self.zero_shot
         episodes = (each * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
         return {"loss": episodes.mean(), "episodes": episodes.detach()}
+
+
+def check_numbers(mask_ratio: float, drop_path: float, **counts: int) -> None:
+    """Raises ValueError unless the shares are shares and each count is at least 1."""
+    if not 0 < mask_ratio <= 1:
+        raise ValueError(f"`mask_ratio` must be in (0, 1], got {mask_ratio}; for no masked episodes set `mim: 0`")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"`drop_path` must be in [0, 1), got {drop_path}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {count}")
 
 
 def check_statistics(in_channels: int, out_channels: int, **statistics: Sequence[float]) -> None:

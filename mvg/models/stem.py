@@ -106,6 +106,8 @@ class PatchStem(Stem):
     """
 
     def __init__(self, patch: int = 16, shared: bool = False) -> None:
+        if patch < 1:
+            raise ValueError(f"`patch` must be at least 1, got {patch}")
         self.stride, self.shared = patch, shared
 
     def build(self, dims: int, image_channels: int, label_channels: int, width: int) -> StemModule:
