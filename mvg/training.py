@@ -96,6 +96,7 @@ class TrainingCLI(LightningCLI):
         options = self.config[self.subcommand]
         self.report = options.report
         if self.subcommand == "fit":
+            self.datamodule.tested = self.report
             options.resume, options.ckpt_path = False, None
             logger.info("The run is written to %s", self.folder)
 

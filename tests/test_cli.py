@@ -131,6 +131,11 @@ def test_terminated_run_resumes_to_the_same_weights():
     assert steps == [0, 1, 2, 3]
 
 
+def test_report_that_cannot_be_made_is_refused_before_training(capsys):
+    assert "`test_length` 0" in error_of([*FIT, "--report", "--data.test_length=0"], capsys)
+    assert not list(Path().glob("runs/*/checkpoints/*"))
+
+
 def test_nothing_trained_is_not_evaluated(capsys):
     assert "nothing trained" in error_of(["test", "--config", "tiny.yaml"], capsys)
 
@@ -150,7 +155,6 @@ def test_resume_without_a_run_starts_one():
         ("--data.image_size=[16,16]", "model.network.init_args.image_size"),
         ("--data.batch_size=many", "batch_size"),
         ("--data.context_size=0", "0"),
-        ("--model.minutes=0", "minutes"),
         ("--model.optimizer={class_path: torch.optim.AdamW, init_args: {lr: -1}}", "-1"),
         ("--trainr.max_epochs=2", "trainr"),
         ("--config=nothing.yaml", "nothing.yaml"),
@@ -192,10 +196,8 @@ def test_module_is_not_imported_before_it_is_allowed(capsys, monkeypatch):
 
 
 def test_mistake_that_a_worker_finds_is_one_sentence(monkeypatch, capsys):
-    def check(_):
-        check_context_size(0)
-
-    monkeypatch.setattr(cli, "run", lambda *_: next(iter(DataLoader([0], num_workers=1, collate_fn=check))))
+    loader = DataLoader([0], num_workers=1, collate_fn=lambda _: check_context_size(0))
+    monkeypatch.setattr(cli, "run", lambda *_: next(iter(loader)))
     assert error_of(["fit"], capsys) == "mvg fit: `context_size` must be at least 1, or two ascending numbers, got 0"
 
 

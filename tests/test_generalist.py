@@ -302,6 +302,11 @@ class TestStart:
         with pytest.raises(ValueError, match="not from both"):
             Generalist(network(), pretrained="vit_tiny_patch16_224", weights="a")
 
+    @pytest.mark.parametrize("minutes", [0, -1.0])
+    def test_minutes_out_of_range_are_refused(self, minutes):
+        with pytest.raises(ValueError, match=rf"`minutes` must be greater than 0, .* got {minutes}"):
+            Generalist(network(), minutes=minutes)
+
     @pytest.mark.parametrize("warmup", [-0.1, 1.0])
     def test_warmup_out_of_range_is_refused(self, warmup):
         with pytest.raises(ValueError, match=rf"`warmup` must be in \[0, 1\), got {warmup}"):

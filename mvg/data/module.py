@@ -22,6 +22,9 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     Everything that can be wrong with data and tasks is found in `setup`, before the first step.
 
+    Attributes:
+        tested: Training is followed by a test, whose episodes are checked before it starts, too.
+
     Args:
         image_size: Size of every image; linked from the network.
         sources: Name to source.
@@ -90,6 +93,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.datasets: dict[str, EpisodeDataset] = {}
+        self.tested = False
         self._check_options()
 
     @property
@@ -119,6 +123,9 @@ class EpisodeDataModule(pl.LightningDataModule):
                 self.datasets[split] = dataset
         if stage == "fit" and "train" in self.datasets:
             self._check_use()
+        if stage == "fit" and self.tested:
+            self._check_ranks("test")
+            check_pairs(self.make_dataset("test"), self.seed)
 
     def make_dataset(self, split: str) -> EpisodeDataset:
         """Makes the episodes of a split."""
