@@ -108,7 +108,9 @@ def measure_waiting(
     waited, total = waiting(module, data, repeats * steps, **options)
     title = f"{repeats * steps} training steps of {config.name}, batches of {data.batch_size}, workers {data.workers}"
     share = 100 * waited / total
-    return [Row(name, title, ("in all", total), ("waiting", waited), "s", share, "% of the time", goal)]
+    return [
+        Row(name, title, ("in all", total), ("waiting", waited), "s", share, "% of the time", repeats * steps, goal)
+    ]
 
 
 def training_work(module: Generalist, batches: Sequence[Episode], steps: int, options: Mapping[str, Any]) -> Work:
@@ -145,7 +147,7 @@ def measure_synthetic(
     """Compares how fast two processes make episodes with how fast training uses them up.
 
     Args:
-        repeats: Turns.
+        repeats: The most turns.
         name: Name of the row.
         config: A configuration of `mvg fit`.
         batches: Batches made a turn.
@@ -166,4 +168,4 @@ def measure_synthetic(
     )
     title = f"episodes of {config.name} that 2 processes make, and that training uses up"
     sides = ("training", used), ("making", made)
-    return [Row(name, title, *sides, "episodes/s", statistics.median(turns), "times as many", goal)]
+    return [Row(name, title, *sides, "episodes/s", statistics.median(turns), "times as many", len(turns), goal)]

@@ -27,9 +27,9 @@ MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     name: partial(measure, name=name, **options)
     for name, measure, options in (
         ("relative-384", measure_attention, {"width": 384, "heads": 6}),
-        ("relative-large", measure_attention, {"width": 1024, "heads": 16, "most": 2}),
+        ("relative-large", measure_attention, {"width": 1024, "heads": 16}),
         ("remember", measure_remember, {"pairs": 4, "goal": Goal(3)}),
-        ("remember-8", measure_remember, {"pairs": 8, "goal": Goal(3), "most": 2}),
+        ("remember-8", measure_remember, {"pairs": 8, "goal": Goal(3)}),
         ("data-path", measure_waiting, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(5, least=False)}),
         (
             "data-path-folders",
@@ -40,8 +40,8 @@ MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
     )
 }
 HEADER = """\
-| measurement | goal | compared with | measured | ratio | passed | largest difference |
-|---|---|---|---|---|---|---|"""
+| measurement | goal | compared with | measured | ratio | turns | passed | largest difference |
+|---|---|---|---|---|---|---|---|"""
 
 
 def line(row: Row) -> str:
@@ -51,7 +51,7 @@ def line(row: Row) -> str:
     difference = "" if row.difference is None else f"{row.difference:.1e}"
     ratio = f"{row.ratio:.2f} {row.meaning}"
     goal = "" if row.goal is None else str(row.goal)
-    return f"| {' | '.join([f'{row.name}: {row.title}', goal, *sides, ratio, passed, difference])} |"
+    return f"| {' | '.join([f'{row.name}: {row.title}', goal, *sides, ratio, str(row.turns), passed, difference])} |"
 
 
 def facts() -> str:
@@ -69,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}; all by default")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each side")
+    parser.add_argument("--repeats", type=int, default=5, help="most turns of each side")
     options = parser.parse_args(args)
     names = options.names or list(MEASUREMENTS)
     if unknown := [name for name in names if name not in MEASUREMENTS]:
