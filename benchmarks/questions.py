@@ -62,7 +62,7 @@ def variants(task: Task, index: Index, class_names: Mapping[int, str]) -> list[t
     if isinstance(task, Segmentation):
         classes = [k for k in known_classes(index, task.labels) if task.classes is None or k in task.classes]
         shown = [k for k in classes if len(index.find((*task.roles, task.labels, key(task.labels, k))))]
-        return [(class_names.get(k, f"class {k}"), narrow(task, classes=[k])) for k in shown]
+        return [(class_names.get(k, f"class {k}"), narrow(task, classes=[k], negatives=0.0)) for k in shown]
     if isinstance(task, Denoising):
         levels = {kind: low * (high / low) ** LEVEL for kind, (low, high) in task.ranges.items()}
         return [(kind, narrow(task, kinds=[kind], **{kind: (levels[kind],) * 2})) for kind in task.kinds]

@@ -161,6 +161,11 @@ def test_scores_do_not_depend_on_batches_nor_on_what_else_is_asked():
     assert [r for r in both if r["task"] == "segmentation"] == alone
 
 
+def test_what_is_asked_does_not_depend_on_the_negatives_of_training():
+    without, most = ({"segmentation": Segmentation(negatives=share)} for share in (0.0, 1.0))
+    assert run({NETWORK: oracle}, without) == run({NETWORK: oracle}, most)
+
+
 def test_slices_are_spread_evenly():
     items = Phantom().items("test")[:SLICES]
     assert [item.slice for item in spread(items, 3)] == [0, 3, 6]
