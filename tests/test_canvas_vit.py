@@ -7,6 +7,7 @@ import torch
 from mvg.canvas import enlarge, episode_masks
 from mvg.episode import Episode, Pair
 from mvg.models import CanvasViT, ConvStem, PatchStem, TwoConvHead, UNetDecoder
+from mvg.models.transfer import CodeTransfer, Pool, PrototypeTransfer
 from mvg.objective import Objective
 from mvg.weights import build
 
@@ -356,3 +357,16 @@ def test_shipped_network_paints_when_made_small(path):
     episode = draw(network, batch=1, context=2)
     assert torch.isfinite(paint(network, episode)).all()
     assert torch.isfinite(network.loss(episode)["loss"])
+
+
+@pytest.mark.parametrize("transfer", [CodeTransfer(2, 4, 8, 1, codes=1, place=0), PrototypeTransfer(2, 4, 1)])
+def test_half_precision_carries_over_from_many_pixels(transfer):
+    size = (288, 288)  # more pixels than float16 can count
+    images, labels, ones = torch.rand(1, 1, 4, *size) + 1, torch.rand(1, 1, 8, *size), torch.ones(1, 1, 1, *size)
+    pool = Pool((images,), (labels,), torch.rand(1, 1, 1, *size), ones)
+    inputs = torch.rand(1, 4, *size), images, labels, pool, [(0,)]
+    with torch.no_grad():
+        full = transfer(*inputs)
+        with torch.autocast("cpu", torch.float16):
+            half = transfer(inputs[0].half(), images.half(), *inputs[2:])
+    torch.testing.assert_close(half.float(), full, atol=5e-3, rtol=1e-2)

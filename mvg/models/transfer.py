@@ -38,6 +38,17 @@ def shrink(values: Tensor, size: Sequence[int]) -> Tensor:
     return small
 
 
+def sum_pixels(known: Tensor, values: Tensor) -> Tensor:
+    """Sums values over pixels, by the share of each pixel: `(B, T, N, P)` and `(B, T, N, C)` to `(B, T, P, C)`.
+
+    Sums over many pixels are too large for float16, so that these are made in single precision.
+    """
+    if known.dtype != torch.float16:
+        return known.transpose(2, 3) @ values.to(known.dtype)
+    with torch.autocast(known.device.type, enabled=False):
+        return known.float().transpose(2, 3) @ values.float()
+
+
 class PrototypeTransfer(nn.Module):
     """Compares each query feature with the context's mean features under and beside the paint.
 
@@ -67,7 +78,8 @@ class PrototypeTransfer(nn.Module):
         size = query.shape[2:]
         target, seen = shrink(pool.targets, size), shrink(pool.seen, size)
         paint = torch.cat([target, 1 - target], 2) * seen
-        total = torch.einsum("btpn,btcn->btpc", paint.flatten(3), images.flatten(3))
+        weights = paint.to(images.dtype).flatten(3).transpose(2, 3)
+        total = sum_pixels(weights, images.flatten(3).transpose(2, 3))
         mass = paint.flatten(3).sum(-1)
         features = query.unflatten(0, (-1, len(visible)))
         outputs = []
@@ -123,7 +135,7 @@ class CodeTransfer(nn.Module):
         values = torch.cat([torch.cat([shrink(pool.targets, size), labels], 2) * seen, seen], 2)
         values = values.flatten(3).transpose(2, 3)
         known = self._codes(images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        table = known.transpose(2, 3) @ values.to(known.dtype)  # (B, T, codes, N) @ (B, T, N, C) -> (B, T, codes, C)
+        table = sum_pixels(known, values)
         asked = self._codes(query).unflatten(0, (-1, len(visible)))
         outputs = []
         for number, tiles in enumerate(visible):
