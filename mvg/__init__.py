@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mvg.models.base import InContextModel
     from mvg.predictor import Predictor
     from mvg.task import Task
+    from mvg.volume_predictor import VolumePredictor
     from mvg.weights import build, load
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "Pair",
     "Predictor",
     "Task",
+    "VolumePredictor",
     "build",
     "load",
 ]
@@ -38,6 +40,7 @@ _MODULES = {
     "Pair": "mvg.episode",
     "Predictor": "mvg.predictor",
     "Task": "mvg.task",
+    "VolumePredictor": "mvg.volume_predictor",
     "build": "mvg.weights",
     "load": "mvg.weights",
 }

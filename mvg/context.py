@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from mvg.data.readers import SIZE_LIMIT
-from mvg.rasters import Raster, Source, label_map, pictures_in, read_raster
+from mvg.rasters import Raster, Source, images_in, label_map, read_raster
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
     for folder in (images, targets):
         if not folder.is_dir():
             raise ValueError(f"{folder}: the folder does not exist; a context needs `images/` and `targets/`")
-    left, right = pictures_in(images), pictures_in(targets)
+    left, right = images_in(images), images_in(targets)
     for found, other, folder in ((left, right, targets), (right, left, images)):
         if alone := sorted(found.keys() - other.keys()):
             names = ", ".join(found[name].name for name in alone[:_SHOWN])
@@ -68,6 +69,25 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
                 "give both files of a pair one name"
             )
     return [PairFiles(name, left[name], right[name]) for name in sorted(left)]
+
+
+def read_names(context: Path) -> dict[int, str]:
+    """Reads the names of classes from `dataset.json` in a context, if there is one.
+
+    Its `labels` are a mapping of names to numbers, or of numbers to names.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    path = context / "dataset.json"
+    if not path.is_file():
+        return {}
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
+        pairs = [(k, v) if str(k).isdigit() else (v, k) for k, v in labels.items()]
+        return {int(number): str(name) for number, name in pairs}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its `labels` must give each name a number ({error}); correct it") from error
 
 
 def choose(pairs: Sequence[PairFiles], number: int, how: Choice = "random", seed: int = 0) -> list[PairFiles]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvg.data.readers import case_name
-from mvg.rasters import WRITABLE, pictures_in
+from mvg.data.readers import case_name, is_volume
+from mvg.rasters import WRITABLE, images_in
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
     """Lists queries and the files that they become; nothing is written.
 
     Args:
-        source: An image or a folder of images.
+        source: An image or a volume, or a folder of either.
         output: A file (for one image, if the name has an extension), or a folder.
-        is_label: Answers are class indices, PNG unless the query is NPY.
+        is_label: Answers are class indices, PNG unless the query is NPY or a volume.
         overwrite: Whether outputs may exist.
 
     Raises:
@@ -45,7 +45,7 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
     """
     if not source.exists():
         raise ValueError(f"{source}: there is no such image or folder; name the image to be answered")
-    queries = list(pictures_in(source).values()) if source.is_dir() else [source]
+    queries = list(images_in(source).values()) if source.is_dir() else [source]
     single = source.is_file() and bool(output.suffix) and not output.is_dir()
     if output.is_file() and not single:
         raise ValueError(f"{output}: this is a file, but the answers to a folder need a folder; name another output")
@@ -62,7 +62,12 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
 
 
 def answer_name(query: Path, is_label: bool) -> str:
-    """Names the file of an answer: TIFF and NPY keep their kind where images are painted, label maps keep NPY."""
+    """Names the file of an answer.
+
+    Volumes keep their kind; TIFF and NPY keep theirs where images are painted, and label maps keep NPY.
+    """
+    if is_volume(query):
+        return query.name
     suffix = query.suffix.lower()
     keeps = suffix == ".npy" if is_label else suffix in WRITABLE
     return f"{case_name(query)}{query.suffix if keeps else '.png'}"

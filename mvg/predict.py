@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 import mvg
 from mvg.configuration import to_config
-from mvg.context import Choice, PairFiles, choose, find_pairs
-from mvg.data.readers import SIZE_LIMIT
+from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
+from mvg.data.readers import SIZE_LIMIT, is_volume
 from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
+from mvg.predict_volumes import answer_volumes
 from mvg.predictor import Prediction, Predictor
 from mvg.preview import draw_preview
 from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.volume_predictor import ContextChoice, VolumePredictor, rule_for
 from mvg.weights import MODEL
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ def predict_files(
     choice: Choice = "random",
     seed: int = 0,
     window: list[float] | None = None,
+    slices: Literal["auto", "axial", "coronal", "sagittal"] = "auto",
+    context_choice: ContextChoice = "spread",
     aspect: str | None = None,
     device: str = "cpu",
     batch: int = 16,
@@ -62,16 +66,22 @@ def predict_files(
     Args:
         weights: Folder of a trained network, `<run>/weights`.
         context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
-        input: An image (PNG, TIFF, JPEG, BMP or NPY), or a folder of images.
+            Its `dataset.json`, if there is one, names the classes.
+        input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI), or a folder of either.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task.
         targets: Folder of the targets, where `context` is the folder of the images alone.
-        examples: Largest number of examples to show to the network.
+        examples: Largest number of examples to show to the network; for volumes, of slices for each class.
         choice: Which ones to show where there are more, "random" or the "first".
         seed: Seeds the choice and the colours of tasks that draw them.
         window: The two values [low, high] of the images that become 0 and 1; by default the range of 8-bit and 16-bit
-            pixels, and percentiles of other types unless their values lie in [0, 1].
+            pixels, and percentiles of other types unless their values lie in [0, 1]. By default volumes follow the one
+            rule that all sources of the training state, else percentiles of each volume.
+        slices: How volumes are cut; "auto" cuts across the largest spacing, for all along one axis: that of the volumes
+            of the context.
+        context_choice: Which slices of the context are shown to volumes: "spread" over all positions, the same for
+            every slice, or those of the "same-position" along the slicing axis.
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         batch: Largest number of images that are answered together.
@@ -96,14 +106,26 @@ def predict_files(
         **({} if aspect is None else {"aspect": aspect}),
     )
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
+    common, start = describe(predictor, weights, task, chosen), time.perf_counter()
+    log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
+    if is_volume(jobs[0].query):
+        rule = rule_for(weights, window)
+        volumes = VolumePredictor(predictor, slices, rule, examples, context_choice)
+        answer_volumes(volumes, jobs, chosen, common, read_names(context), preview)
+    else:
+        answer_pictures(predictor, jobs, chosen, common, preview)
+    log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
+
+
+def answer_pictures(
+    predictor: Predictor, jobs: Sequence[Job], chosen: Sequence[PairFiles], common: Mapping[str, Any], preview: bool
+) -> None:
+    """Reads the context, checks all pictures, then answers them in batches."""
     predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
     for job in jobs:
         check_job(predictor, job)
-    log.info("Examples shown: %s", ", ".join(pair.name for pair in chosen))
-    common, start = describe(predictor, weights, task, chosen), time.perf_counter()
-    for first in range(0, len(jobs), batch):
-        answer_jobs(predictor, jobs[first : first + batch], common, preview)
-    log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
+    for first in range(0, len(jobs), predictor.batch):
+        answer_jobs(predictor, jobs[first : first + predictor.batch], common, preview)
 
 
 def check_job(predictor: Predictor, job: Job) -> None:
@@ -121,7 +143,7 @@ def describe(predictor: Predictor, folder: Path, task: str | None, chosen: Seque
     return {
         "version": mvg.__version__,
         "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
-        "task": {"name": task, **to_config(predictor.task), "specs": [each.spec for each in predictor.passes]},
+        "task": {"name": task, **to_config(predictor.task)},
         "aspect": predictor.aspect,
         "context": [
             {
@@ -145,6 +167,7 @@ def answer_jobs(predictor: Predictor, jobs: Sequence[Job], common: Mapping[str, 
         assert painted is not None
         facts = {
             **common,
+            "specs": [each.spec for each in predictor.passes],
             "query": {"file": job.query.name, "sha256": fingerprint(job.query)},
             "range": list(limits(raster, predictor.window)),
             "areas": answer.areas,

@@ -142,21 +142,46 @@ class Predictor:
         Raises:
             ValueError: If a pair does not fit together, or one does not fit the network or the task.
         """
+        self.show(*self.read_pairs(images, targets))
+
+    def read_pairs(self, images: Sequence[Source], targets: Sequence[Source]) -> tuple[list[Tensor], list[Tensor]]:
+        """Reads and checks pairs for the network, without showing them to it.
+
+        Args:
+            images: As in `set_context`.
+            targets: As in `set_context`.
+
+        Returns:
+            Images `(C_in, H, W)` in [0, 1]; class indices `(H, W)` int64, or images `(C, H, W)` in [0, 1].
+
+        Raises:
+            ValueError: As in `set_context`.
+        """
         left, right = read_context(images, targets, self.task.is_label, self.size_limit)
         self.channels = len(left[0].values)
         shown = [self.read(raster) for raster in left]
         if self.task.is_label:
-            wanted = label_maps(right)
-        else:
-            most = self.network.out_channels
-            channels = 1 if most == 1 else max(len(raster.values) for raster in right)
-            wanted = [to_tensor(raster, limits(raster, self.window), channels) for raster in right]
-        examples = [Example(image, target) for image, target in zip(shown, wanted, strict=True)]
-        fitted = [self._fit(example.image, example.target) for example in examples]
+            return shown, label_maps(right)
+        most = self.network.out_channels
+        channels = 1 if most == 1 else max(len(raster.values) for raster in right)
+        return shown, [to_tensor(raster, limits(raster, self.window), channels) for raster in right]
+
+    def show(self, images: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Shows pairs to the network, which keeps what it needs of them.
+
+        Args:
+            images: Each `(C_in, H, W)`, [0, 1].
+            targets: One for each image, class indices `(H, W)` int64 or an image `(C, H, W)` in [0, 1].
+
+        Raises:
+            ValueError: If no class of the targets can be seen at the network's size.
+        """
+        examples = [Example(image, target) for image, target in zip(images, targets, strict=True)]
+        fitted = [self.to_size(example.image, example.target) for example in examples]
         small = [subject.labels["target"] if self.task.is_label else subject.images["target"] for subject in fitted]
         self.passes = self._pose(torch.stack([subject.images["image"] for subject in fitted]), small)
         self.examples = examples
-        self.classes = self._classes(wanted, small)
+        self.classes = self._classes(targets, small)
 
     def _classes(self, wanted: Sequence[Tensor], small: Sequence[Tensor]) -> list[int]:
         """Classes that are asked for, ascending; warns of those too small for the network."""
@@ -213,7 +238,7 @@ class Predictor:
     def _place(self, size: Sequence[int]) -> Placement:
         return place(size, self.network.image_size, self.aspect)
 
-    def _fit(self, image: Tensor, target: Tensor | None = None) -> Subject:
+    def to_size(self, image: Tensor, target: Tensor | None = None) -> Subject:
         """Brings an image, and its target, to the network's size."""
         images, labels = {"image": image}, dict[str, Tensor]()
         if target is not None:
@@ -249,7 +274,7 @@ class Predictor:
     @torch.inference_mode()
     def _predict_batch(self, rasters: Sequence[Raster]) -> list[Prediction]:
         """Asks everything of one batch; of several passes only the best so far is kept."""
-        batch = torch.stack([self._fit(self.read(raster)).images["image"] for raster in rasters]).to(self.device)
+        batch = torch.stack([self.to_size(self.read(raster)).images["image"] for raster in rasters]).to(self.device)
         best: list[tuple[Answer, Tensor] | None] = [None] * len(rasters)
         for each in self.passes:
             painted = self.network.answer(batch, each.memory).float().cpu()

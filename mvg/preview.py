@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from mvg.context import Example
-from mvg.data.geometry import resize_labels
+from mvg.data.geometry import resize, resize_labels
 from mvg.pictures import sheet, to_picture
 
 OPACITY = 0.4
@@ -87,3 +87,24 @@ def draw_preview(
     row = [plain, painted, *(show(example.image, example.target, size) for example in shown)]
     titles = ["query", "answer", *(f"example {number}" for number in range(1, len(shown) + 1))]
     return sheet([row], titles, [name])
+
+
+def draw_slices(images: Tensor, answers: Tensor, pixel: Sequence[float], name: str, size: int = 256) -> Image.Image:
+    """Draws three slices of a volume, at a quarter, half and three quarters of it, each beside its answer.
+
+    Args:
+        images: `(n, H, W)`, [0, 1].
+        answers: `(n, H, W)`, class indices int64, or an image in [0, 1].
+        pixel: Height and width of a pixel in mm.
+        name: What to write above the rows.
+        size: Height of a tile in pixels.
+    """
+    count, height, width = images.shape
+    shape = (height, max(1, round(width * pixel[1] / pixel[0])))
+    rows, names = [], []
+    for number in sorted({(count - 1) // 4, (count - 1) // 2, 3 * (count - 1) // 4}):
+        image, answer = resize(images[number][None], shape), answers[number]
+        target = resize(answer[None], shape) if answer.is_floating_point() else resize_labels(answer, shape)
+        rows.append([to_picture(image, size), show(image, target, size)])
+        names.append(f"{name}, slice {number + 1} of {count}")
+    return sheet(rows, ["query", "answer"], names)

@@ -17,6 +17,7 @@ from mvg.data.intensity import Percentiles, normalise
 from mvg.data.readers import (
     PICTURES,
     SIZE_LIMIT,
+    VOLUMES,
     case_name,
     check_labels,
     is_volume,
@@ -103,7 +104,9 @@ def _read_file(path: Path, labels: bool, size_limit: int) -> NDArray[Any]:
     if not path.is_file():
         raise ValueError(f"{path}: the file does not exist")
     if is_volume(path):
-        raise ValueError(f"{path}: this is a volume, but 2D images are needed; export its slices as PNG or TIFF")
+        raise ValueError(
+            f"{path}: this is a volume, but a 2D image is needed; use mvg.VolumePredictor, or export slices"
+        )
     if path.suffix.lower() not in READABLE:
         raise ValueError(f"{path}: a picture must be one of {', '.join(READABLE)}; convert it")
     if path.suffix.lower() != ".npy":
@@ -218,21 +221,23 @@ def encode(values: NDArray[Any], suffix: str) -> bytes:
     return stream.getvalue()
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """Lists the 2D image files of a folder by their name without extension.
+def images_in(folder: Path) -> dict[str, Path]:
+    """Lists the 2D images, or the volumes, of a folder by their name without extension.
 
     Raises:
-        ValueError: If there are none, or two of one name.
+        ValueError: If there are none, or both, or two of one name.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if volumes := [path for path in files if is_volume(path)]:
-        raise ValueError(f"{volumes[0]}: this is a volume, but 2D images are needed; export its slices as PNG or TIFF")
+    files = [path for path in files if is_volume(path) or path.suffix.lower() in READABLE]
     found: dict[str, Path] = {}
-    for path in (path for path in files if path.suffix.lower() in READABLE):
+    for path in files:
         name = case_name(path)
+        if is_volume(path) != is_volume(files[0]):
+            raise ValueError(f"{path}: the folder holds both volumes and pictures; give each a folder of its own")
         if name in found:
             raise ValueError(f"{path}: {found[name].name} has the same name; keep one of them")
         found[name] = path
     if not found:
-        raise ValueError(f"{folder}: no picture ({', '.join(READABLE)}) is in this folder")
+        kinds = ", ".join((*READABLE, *VOLUMES))
+        raise ValueError(f"{folder}: no picture and no volume ({kinds}) is in this folder")
     return found

@@ -74,7 +74,7 @@ def test_sidecar_says_where_an_answer_comes_from(folder):
     found = np.asarray(Image.open("out/named.png"))
     assert facts["areas"] == {str(k): int((found == k).sum()) for k in (1, 2, 5)}
     assert facts["task"]["class_path"] == "tasks.segmentation.Segmentation"
-    assert len(facts["task"]["specs"]) == 3
+    assert len(facts["specs"]) == 3
     assert str(folder) not in json.dumps(facts)
 
 
@@ -173,7 +173,7 @@ def volume():
         (damage_query, [], ["queries/b.bmp", "restore"]),
         (nan_query, [], ["queries/n.tif", "81 values", "replace them"]),
         (two_channels, [], ["queries/t.npy", "2 channels", "takes 1"]),
-        (volume, [], ["queries/v.nii.gz", "export its slices"]),
+        (volume, [], ["queries/v.nii.gz", "folder of its own"]),
         (unpaired, [], ["case_1.tif", "one name"]),
         (other_size, [], ["context/labels/case_1.png", "(9, 9)", "(64, 96)"]),
         (empty_context, [], ["context/images", "no picture"]),

@@ -1,0 +1,115 @@
+# The header classes of nibabel carry no types.
+# mypy: disable-error-code="no-untyped-call"
+"""Volumes in and out: read in RAS+ orientation as in training, written with the grid and header of their file."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.arrayproxy import ArrayProxy
+from nibabel.nifti1 import Nifti1Header
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from mvg.configuration import from_config, to_config
+from mvg.data.geometry import from_slices, to_slices
+from mvg.data.intensity import FullScale, Intensity, Percentiles
+from mvg.data.readers import FloatArray, Volume, read_volume
+
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A volume and what its file says of its grid.
+
+    Attributes:
+        volume: The values in RAS+ orientation.
+        header: The header of the file, as read.
+        kind: The type that holds values in these units: that of the file if it is a whole number of at most 16 bits
+            that is not scaled, else float32.
+    """
+
+    volume: Volume
+    header: Nifti1Header
+    kind: np.dtype[Any]
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel indices of the file to millimetres, `(4, 4)`."""
+        return np.asarray(self.header.get_best_affine(), dtype=np.float64)
+
+    @property
+    def voxel(self) -> float:
+        """Volume of a voxel in mm^3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+
+def read_scan(path: Path) -> Scan:
+    """Reads a NIfTI volume with its header; see `read_volume` for what is refused."""
+    volume = read_volume(path)
+    image = nibabel.Nifti1Image.from_filename(path)
+    kind = image.get_data_dtype().newbyteorder("=")
+    stored = cast(ArrayProxy, image.dataobj)
+    scaled = (stored.slope, stored.inter) != (1, 0)
+    if scaled or kind.kind not in "iu" or kind.itemsize > 2:
+        kind = np.dtype(np.float32)
+    return Scan(volume, image.header, kind)
+
+
+def cut(values: FloatArray, axis: int) -> FloatArray:
+    """Cuts a RAS+ volume `(X, Y, Z)` into upright slices `(n, H, W)`, as in training."""
+    slices: FloatArray = to_slices(torch.from_numpy(values), axis).numpy()
+    return slices
+
+
+def to_grid(slices: NDArray[Any], axis: int, scan: Scan) -> NDArray[Any]:
+    """Puts upright slices `(n, H, W)` of any pixel type back onto the grid of a file, in the shape of its header."""
+    bits = np.dtype(f"i{slices.dtype.itemsize}")  # whatever the bits mean, they only move
+    volume = from_slices(torch.from_numpy(slices.view(bits)), axis).numpy().view(slices.dtype)
+    moved = apply_orientation(volume, ornt_transform(_RAS, io_orientation(scan.affine)))
+    return np.ascontiguousarray(moved).reshape(scan.header.get_data_shape())
+
+
+def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
+    """Returns the content of a NIfTI file on the grid of a scan.
+
+    The header is that of the scan: affine, sform and qform codes, units. Display ranges and extensions, which describe
+    the scan itself, are left out.
+
+    Args:
+        values: In the shape of the scan's header.
+        scan: Whose grid it is.
+        name: Name of the file; `.gz` packs it.
+    """
+    header = scan.header.copy()
+    header.set_data_dtype(values.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    content: bytes = nibabel.Nifti1Image(values, scan.affine, header).to_bytes()
+    return gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content
+
+
+def stored_rule(sources: Mapping[str, Mapping[str, Any]]) -> Intensity:
+    """Finds the rule that brought volumes to [0, 1] in training.
+
+    Args:
+        sources: What weights say of the sources that they were trained on, as `weights.describe` returns it.
+
+    Returns:
+        The rule that all sources state, if there is exactly one; else percentiles. A source that states none was
+        prepared by percentiles; rules that fit pictures alone are left out.
+    """
+    stated: list[Intensity] = []
+    for facts in sources.values():
+        stated += from_config(facts["intensity"]).values() if facts.get("intensity") else [Percentiles()]
+    rules = [rule for rule in stated if not (isinstance(rule, FullScale) and rule.maximum is None)]
+    found = {repr(to_config(rule)): rule for rule in rules}
+    return next(iter(found.values())) if len(found) == 1 else Percentiles()

@@ -1,0 +1,148 @@
+"""Contexts for volumes: pairs of volumes or of pictures as slices at the network's size, and what they show."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvg.context import Example
+from mvg.data.intensity import Intensity
+from mvg.data.preparation import slicing_axis
+from mvg.data.readers import FloatArray, Volume, check_labels, read_volume, resample
+from mvg.predictor import Predictor
+from mvg.rasters import Raster, to_tensor
+from mvg.scans import cut
+from mvg.slices import Slice
+
+log = logging.getLogger(__name__)
+
+_AIR, _CONTENT = 0.05, 0.02
+
+
+def read_volume_slices(
+    predictor: Predictor, images: Sequence[Path], targets: Sequence[Path], slices: str, rule: Intensity
+) -> tuple[list[Slice], int]:
+    """Reads pairs of volumes one after the other, and keeps their slices at the network's size.
+
+    Args:
+        predictor: Whose task and network the slices are for.
+        images: Files of volumes.
+        targets: One for each image; brought onto its grid by the two affines, as in training.
+        slices: How volumes are cut.
+        rule: Brings images to [0, 1].
+
+    Returns:
+        The slices, and the axis across which they were cut.
+
+    Raises:
+        ValueError: If a file is damaged, a pair does not overlap, or the volumes would be cut along different axes.
+    """
+    found: list[Slice] = []
+    axes: list[int] = []
+    for path, target in zip(images, targets, strict=True):
+        volume = read_volume(path)
+        axis = slicing_axis(volume, slices)
+        assert axis is not None
+        axes.append(axis)
+        if axis != axes[0]:
+            raise ValueError(f"{path}: it is cut along another axis than {images[0].name}; name one with `slices`")
+        found += _cut_pair(predictor, volume, _read_target(predictor, target, volume), axis, rule)
+    return found, axes[0]
+
+
+def _read_target(predictor: Predictor, path: Path, onto: Volume) -> Volume:
+    """Reads a target and brings it onto the grid of its image."""
+    target = read_volume(path)
+    if predictor.task.is_label:
+        check_labels(target.values, path, frozenset())
+    moved, seen = resample(target, onto, predictor.task.is_label)
+    if not seen.any():
+        raise ValueError(f"{path}: it does not overlap its image {onto.path.name}; check their affines")
+    return moved
+
+
+def _cut_pair(predictor: Predictor, volume: Volume, target: Volume, axis: int, rule: Intensity) -> list[Slice]:
+    """Cuts a pair into slices; of label maps only those that show a class."""
+    planes, targets = cut(volume.values, axis), cut(target.values, axis)
+    bounds, is_label = rule.limits(volume.values, None), predictor.task.is_label
+    scale = (0.0, 1.0) if is_label else rule.limits(target.values, None)
+    found = []
+    for number, (plane, shown) in enumerate(zip(planes, targets, strict=True)):
+        if is_label and not shown.any():
+            continue
+        image = _to_tensor(plane, bounds, predictor.network.in_channels)
+        wanted = torch.from_numpy(shown.astype(np.int64)) if is_label else _to_tensor(shown, scale, 1)
+        found.append(_slice(predictor, image, wanted, number / (len(planes) - 1) if len(planes) > 1 else 0.5))
+    return found
+
+
+def _to_tensor(plane: FloatArray, bounds: tuple[float, float], channels: int) -> Tensor:
+    return to_tensor(Raster(plane[None], "slice"), bounds, channels)
+
+
+def read_picture_slices(predictor: Predictor, images: Sequence[Path], targets: Sequence[Path]) -> list[Slice]:
+    """Reads pairs of pictures that are slices; their positions are not known.
+
+    Raises:
+        ValueError: If a pair cannot be read or does not fit together, or the targets are colours to be painted.
+    """
+    shown, wanted = predictor.read_pairs(images, targets)
+    if not predictor.task.is_label and len(wanted[0]) > 1:
+        raise ValueError(f"{targets[0]}: colours cannot be painted into a volume; save the targets in grey")
+    return [_slice(predictor, image, target, 0.5) for image, target in zip(shown, wanted, strict=True)]
+
+
+def _slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
+    """Brings a pair to the network's size and counts what it shows."""
+    fitted = predictor.to_size(image, target)
+    if predictor.task.is_label:
+        small = fitted.labels["target"]
+        numbers, counts = torch.unique(small, return_counts=True)
+        pixels = {k: n for k, n in zip(numbers.tolist(), counts.tolist(), strict=True) if k}
+        return Slice(Example(fitted.images["image"], small), position, pixels)
+    content = int((image[0] > _AIR).sum())
+    pixels = {0: content if content >= _CONTENT * image[0].numel() else 1}
+    return Slice(Example(fitted.images["image"], fitted.images["target"]), position, pixels)
+
+
+def group_classes(predictor: Predictor, found: Sequence[Slice], first: Path) -> tuple[list[Slice], list[list[int]]]:
+    """Lists the classes that each pass of the network asks for; of images, class 0 alone.
+
+    Masks that together hold no values but 0 and 255 are read as class 1, and the log says so.
+
+    Args:
+        predictor: Whose task decides.
+        found: Slices of the context.
+        first: File of the first target, for the message.
+
+    Returns:
+        The slices, with 255 as 1 where it applies, and the classes of each pass.
+
+    Raises:
+        ValueError: If no class is shown.
+    """
+    task = predictor.task
+    if not task.is_label:
+        return list(found), [[0]]
+    shown = sorted({k for entry in found for k in entry.pixels})
+    if not shown:
+        raise ValueError(f"{first}: the targets of the context show no class; mark what is asked for, or show crops")
+    if shown == [255]:
+        log.info("The targets hold 0 and 255 only: 255 is read as class 1")
+        found, shown = [_as_first(entry) for entry in found], [1]
+    probe = torch.tensor([shown])
+    specs = task.pose([probe], np.random.default_rng(predictor.seed))
+    painted = [(task.paint(probe, spec) > 0).any(0)[0].tolist() for spec in specs]
+    return list(found), [[k for k, asked in zip(shown, each, strict=True) if asked] for each in painted]
+
+
+def _as_first(entry: Slice) -> Slice:
+    """Reads 255 as class 1."""
+    example = Example(entry.example.image, (entry.example.target > 0).long())
+    return replace(entry, example=example, pixels={1: entry.pixels.get(255, 0)})
