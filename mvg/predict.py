@@ -92,14 +92,12 @@ def predict_files(
     Raises:
         ValueError: If anything is missing, damaged or does not fit together, or an output exists.
     """
-    if window is not None and len(window) != 2:
-        raise ValueError(f"`window` takes two values, [low, high], got {window}")
     chosen = choose(find_pairs(context, targets), examples, choice, seed)
     predictor = Predictor.from_pretrained(
         folder=weights,
         task=task,
         device=device,
-        window=None if window is None else (window[0], window[1]),
+        window=as_window(window),
         batch=batch,
         seed=seed,
         size_limit=size_limit,
@@ -109,12 +107,18 @@ def predict_files(
     common, start = describe(predictor, weights, task, chosen), time.perf_counter()
     log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
     if is_volume(jobs[0].query):
-        rule = rule_for(weights, window)
-        volumes = VolumePredictor(predictor, slices, rule, examples, context_choice)
+        volumes = VolumePredictor(predictor, slices, rule_for(weights, window), examples, context_choice)
         answer_volumes(volumes, jobs, chosen, common, read_names(context), preview)
     else:
         answer_pictures(predictor, jobs, chosen, common, preview)
     log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
+
+
+def as_window(values: Sequence[float] | None) -> tuple[float, float] | None:
+    """Checks that a window has two values, where there is one."""
+    if values is not None and len(values) != 2:
+        raise ValueError(f"`window` takes two values, [low, high], got {values}")
+    return None if values is None else (values[0], values[1])
 
 
 def answer_pictures(

@@ -208,17 +208,10 @@ class Predictor:
         images = images.to(self.device)
         passes = []
         for spec in specs:
-            painted = [self._spread(self.task.paint(target, spec)) for target in targets]
+            painted = [spread(self.task.paint(target, spec), self.network.out_channels) for target in targets]
             context = torch.stack(painted).to(self.device)
             passes.append(Pass(spec, images, context, self.network.remember(images[None], context[None])))
         return passes
-
-    def _spread(self, target: Tensor) -> Tensor:
-        """Repeats a painted target of one channel to those of the network."""
-        held, most = len(target), self.network.out_channels
-        if held not in (1, most):
-            raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
-        return target.expand(most, *target.shape[1:])
 
     def read(self, source: Source | Raster) -> Tensor:
         """Reads and checks an image for the network, `(C_in, H, W)`, [0, 1].
@@ -283,7 +276,8 @@ class Predictor:
             for number, raster in enumerate(rasters):
                 whole = restore(painted[number], self._place(raster.size))
                 best[number] = self._better(best[number], whole, each.spec)
-        return [self._finish(found[0], raster) for found, raster in zip(best, rasters, strict=True) if found]
+        answers = [found[0] for found in best if found]
+        return [finish(*both, self.classes, self.window) for both in zip(answers, rasters, strict=True)]
 
     def _better(self, before: tuple[Answer, Tensor] | None, painted: Tensor, spec: Spec) -> tuple[Answer, Tensor]:
         """Decodes one pass, and gives each pixel to the pass that claims it most."""
@@ -293,20 +287,31 @@ class Predictor:
         wins = claim > before[1]
         return Answer(labels=torch.where(wins, answer.labels, before[0].labels)), torch.where(wins, claim, before[1])
 
-    def _finish(self, answer: Answer, raster: Raster) -> Prediction:
-        """Brings an answer into the units of its query."""
-        image: NDArray[Any] | None = None
-        labels: NDArray[Any] | None = None
-        found, classes = answer.labels, self.classes
-        if answer.boxes is not None:
-            found, classes = fill_boxes(raster.size, answer.boxes), [1]
-        if found is not None:
-            labels = found.numpy().astype(np.uint8 if max(classes) < 256 else np.uint16)
-        if answer.image is not None:
-            image = to_units(answer.image, limits(raster, self.window), raster.values.dtype)
-        areas = {} if labels is None else {k: int((labels == k).sum()) for k in classes}
-        boxes, scores = (None if x is None else x.numpy() for x in (answer.boxes, answer.scores))
-        return Prediction(labels, image, boxes, scores, areas)
+
+def spread(target: Tensor, most: int) -> Tensor:
+    """Repeats a painted target `(C, *S)` of one channel to the `most` channels of a network."""
+    held = len(target)
+    if held not in (1, most):
+        raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
+    return target.expand(most, *target.shape[1:])
+
+
+def finish(
+    answer: Answer, raster: Raster, classes: Sequence[int], window: tuple[float, float] | None = None
+) -> Prediction:
+    """Brings an answer into the units of its query; counts the pixels of the classes."""
+    image: NDArray[Any] | None = None
+    labels: NDArray[Any] | None = None
+    found = answer.labels
+    if answer.boxes is not None:
+        found, classes = fill_boxes(raster.size, answer.boxes), [1]
+    if found is not None:
+        labels = found.numpy().astype(np.uint8 if max(classes) < 256 else np.uint16)
+    if answer.image is not None:
+        image = to_units(answer.image, limits(raster, window), raster.values.dtype)
+    areas = {} if labels is None else {k: int((labels == k).sum()) for k in classes}
+    boxes, scores = (None if x is None else x.numpy() for x in (answer.boxes, answer.scores))
+    return Prediction(labels, image, boxes, scores, areas)
 
 
 def fill_boxes(size: Sequence[int], boxes: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ class Slice:
     Attributes:
         example: Image and target at the network's size.
         position: Relative position in its volume along the slicing axis, [0, 1].
-        pixels: Number of pixels of each class at the network's size; where targets are images, class 0 stands for
-            what is not air.
+        pixels: Number of pixels, at the network's size, of each class that the target shows at its own; where targets
+            are images, class 0 stands for what is not air.
     """
 
     example: Example

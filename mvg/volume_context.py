@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvg.context import Example
+from mvg.context import Example, present
 from mvg.data.intensity import Intensity
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import FloatArray, Volume, check_labels, read_volume, resample
@@ -103,9 +103,8 @@ def _slice(predictor: Predictor, image: Tensor, target: Tensor, position: float)
     fitted = predictor.to_size(image, target)
     if predictor.task.is_label:
         small = fitted.labels["target"]
-        numbers, counts = torch.unique(small, return_counts=True)
-        pixels = {k: n for k, n in zip(numbers.tolist(), counts.tolist(), strict=True) if k}
-        return Slice(Example(fitted.images["image"], small), position, pixels)
+        counts = np.bincount(small.flatten().numpy(), minlength=int(target.max()) + 1)
+        return Slice(Example(fitted.images["image"], small), position, {k: int(counts[k]) for k in present(target)})
     content = int((image[0] > _AIR).sum())
     pixels = {0: content if content >= _CONTENT * image[0].numel() else 1}
     return Slice(Example(fitted.images["image"], fitted.images["target"]), position, pixels)
@@ -130,10 +129,14 @@ def group_classes(predictor: Predictor, found: Sequence[Slice], first: Path) -> 
     task = predictor.task
     if not task.is_label:
         return list(found), [[0]]
-    shown = sorted({k for entry in found for k in entry.pixels})
+    drawn = {k for entry in found for k in entry.pixels}
+    shown = sorted({k for entry in found for k, count in entry.pixels.items() if count})
+    if lost := sorted(drawn - {*shown}):
+        size = tuple(predictor.network.image_size)
+        log.warning("classes %s are too small to be seen at the network's %s; show larger examples of them", lost, size)
     if not shown:
         raise ValueError(f"{first}: the targets of the context show no class; mark what is asked for, or show crops")
-    if shown == [255]:
+    if drawn == {255}:
         log.info("The targets hold 0 and 255 only: 255 is read as class 1")
         found, shown = [_as_first(entry) for entry in found], [1]
     probe = torch.tensor([shown])
