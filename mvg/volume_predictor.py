@@ -60,7 +60,7 @@ class VolumePredictor:
 
     Volumes are cut into upright slices as in training. Slices are answered in batches, so that never more than one
     batch of one class is held as painted. The context is read once; each pass of the network sees the slices that
-    show what it asks for.
+    show what it asks for. Pictures in a context follow the range of their pixel type.
 
     Args:
         predictor: Answers slices; its context, and its window, are set here.
@@ -124,8 +124,6 @@ class VolumePredictor:
         predictor = Predictor.from_pretrained(folder, task, **options)
         return cls(predictor, slices, rule_for(folder, window), examples, choice)
 
-    # ---------------------------------------------------------------- context
-
     def set_context(self, images: Sequence[str | Path], targets: Sequence[str | Path]) -> None:
         """Reads the context once; it stays until the next one is set.
 
@@ -164,8 +162,6 @@ class VolumePredictor:
             targets = [torch.where(torch.isin(target, torch.tensor(group)), target, 0) for target in targets]
         self.predictor.show([example.image for example in chosen], targets)
         return self.predictor.passes
-
-    # ---------------------------------------------------------------- query
 
     def __call__(self, volume: str | Path | Scan) -> VolumePrediction:
         """Answers one volume after the context.

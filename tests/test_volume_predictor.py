@@ -16,6 +16,7 @@ import tasks
 from mvg import VolumePredictor
 from mvg.context import Example
 from mvg.data import Percentiles, Window
+from mvg.data.preparation import Recipe, load, prepare
 from mvg.predictor import Predictor
 from mvg.preview import draw_slices
 from mvg.scans import read_scan, stored_rule
@@ -187,6 +188,17 @@ CT, DOSE = {"image": {"class_path": "mvg.data.Window", "init_args": {"low": 800,
 )
 def test_the_one_rule_of_training_is_that_of_volumes(sources, expected):
     assert isinstance(stored_rule(sources), expected)
+
+
+def test_volumes_reach_the_network_as_in_training(tmp_path):
+    path = write(tmp_path / "a.nii", 300 * values() ** 2 - 50, orientation=ORIENTATIONS[22])
+    trained = load(prepare({"image": path}, Recipe(frozenset(), "image", {}, "auto", {})).arrays["image"])
+    found = VolumePredictor(Predictor(Copy(1, 1, SIZE), tasks.Denoising()), examples=99)
+    found.set_context([path], [path])
+    answer, context = found(path), found.predictor.passes[0].context_images[:, 0].numpy()
+    low, high = answer.limits
+    for shown in (context, (answer.slices - low) / (high - low)):
+        assert np.abs(shown - trained).max() < 2e-5
 
 
 def test_volumes_of_one_context_are_cut_along_one_axis(tmp_path):
