@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from mvg.episode import Episode, Pair
 from mvg.models.base import InContextModel
-from mvg.models.initialise import initialise
+from mvg.models.initialise import check_start, initialise
 from mvg.report import Report, finite
 from mvg.task import Task
 
@@ -66,8 +66,7 @@ class Generalist(pl.LightningModule):
             raise ValueError(f"`warmup` must be in [0, 1), got {warmup}")
         if minutes is not None and not minutes > 0:
             raise ValueError(f"`minutes` must be greater than 0, or null for no such limit, got {minutes}")
-        if pretrained and weights:
-            raise ValueError("start from `pretrained` or from `weights`, not from both")
+        check_start(pretrained, weights)
         self.save_hyperparameters(ignore=["network", "optimizer", "weights", "pretrained"])
         self.network, self.optimizer = network, optimizer
         self.weight_decay, self.layer_decay, self.warmup, self.minutes = weight_decay, layer_decay, warmup, minutes

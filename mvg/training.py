@@ -63,7 +63,7 @@ class TrainingCLI(LightningCLI):
             "--resume", action=ActionYesNo, default=False, help="In fit: continue the newest run of this name, if any."
         )
         parser.add_argument(
-            "--report", action=ActionYesNo, default=False, help="In fit: test the best weights after training."
+            "--report", action=ActionYesNo, default=False, help="In fit: test the final weights after training."
         )
         for name in ("image_size", "in_channels", "out_channels"):
             parser.link_arguments(f"model.network.init_args.{name}", f"data.{name}")
@@ -122,10 +122,9 @@ class TrainingCLI(LightningCLI):
         )
 
     def after_fit(self) -> None:
-        """Tests the best weights and prints the table, if asked to."""
+        """Tests the weights that the run leaves in `weights/` and prints the table, if asked to."""
         if self.report:
-            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-            self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path="best" if best else None)
+            self.trainer.test(self.model, datamodule=self.datamodule)
 
 
 def as_list(value: Any) -> list[Any]:

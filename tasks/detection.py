@@ -34,7 +34,7 @@ class Detection(Task):
         instances: Whether `labels` numbers the objects instead of naming their class.
         style: "filled" boxes, or their "outline" of two pixels inside the box.
         classes: Classes to ask for; all that occur by default. Not for instances.
-        negatives: Share of episodes whose query need not show the class that its context shows, [0, 1].
+        negatives: Share of training episodes whose query need not show the class that its context shows, [0, 1].
         threshold: Painted value above which a pixel belongs to a box, (0, 1).
         min_size: Smallest number of pixels of an object, and of a component of the answer.
         foreground: Least share of the loss weight that painted pixels get, however few they are; [0, 1).
@@ -90,7 +90,7 @@ class Detection(Task):
         if self.instances:
             return spec
         asked = draw_class(index, self.roles, self.labels, self.classes, self.balance, rng)
-        negative = rng.random() < self.negatives
+        negative = rng.random() < self.negatives and training
         shown = [*required, key(self.labels, asked)]
         highest = known_classes(index, self.labels)[-1]
         return {**spec, "query": required if negative else shown, "context": shown, "class": asked, "highest": highest}

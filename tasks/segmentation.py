@@ -41,7 +41,7 @@ class Segmentation(Task):
         max_classes: Largest number of classes in one episode; all by default.
         union: Share of training episodes of the scheme "binary" that ask for several classes as one, [0, 1].
         subset: Share of training episodes of the other schemes that ask for a random part of the classes, [0, 1].
-        negatives: Share of episodes whose query need not show the class that its context shows, [0, 1].
+        negatives: Share of training episodes whose query need not show the class that its context shows, [0, 1].
         min_distance: Smallest Euclidean distance between two colours, black included, (0, 1].
         offset: Colour number of class 0 in the scheme "predefined": sources with offsets 0 and 15 share no colour
             if the first has at most 15 classes.
@@ -94,7 +94,7 @@ class Segmentation(Task):
     def draw(self, index: Index, rng: np.random.Generator, training: bool) -> Spec:
         """Draws the class around which the episode is built."""
         asked = draw_class(index, self.roles, self.labels, self.classes, self.balance, rng)
-        negative = rng.random() < self.negatives
+        negative = rng.random() < self.negatives and training
         partly = rng.random() < (self.union if self.scheme == "binary" else self.subset)
         required = [*self.roles, self.labels, key(self.labels, asked)]
         return {

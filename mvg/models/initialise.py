@@ -17,9 +17,12 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from mvg.models.base import InContextModel
-from mvg.weights import fill
+from mvg.weights import describe, fill
 
 log = logging.getLogger(__name__)
+
+FILES = (".safetensors", ".pth", ".pt", ".bin")
+"""Endings of files of weights."""
 
 
 def initialise(network: InContextModel, pretrained: str | None = None, weights: str | None = None) -> None:
@@ -41,20 +44,35 @@ def initialise(network: InContextModel, pretrained: str | None = None, weights: 
         load_vit(network, read_vit(pretrained))
 
 
+def check_start(pretrained: str | None = None, weights: str | None = None) -> None:
+    """Checks that starting weights exist, before a run begins; a timm name is checked against timm's list.
+
+    Raises:
+        FileNotFoundError: If a file or folder is missing.
+        ValueError: If both are given, or timm knows no such model.
+    """
+    if pretrained and weights:
+        raise ValueError("start from `pretrained` or from `weights`, not from both")
+    if weights:
+        describe(weights)
+    if pretrained and Path(pretrained).suffix in FILES:
+        if not Path(pretrained).is_file():
+            raise FileNotFoundError(f"no weights at {pretrained}; give a local file or the name of a timm ViT")
+    elif pretrained and not timm.is_model(pretrained):
+        close = timm.list_models(f"*{pretrained}*")[:5] or timm.list_models("vit_*patch16_224*")[:5]
+        raise ValueError(f"timm knows no model {pretrained!r}; it knows {', '.join(close)}, or give a file of weights")
+
+
 def read_vit(name: str) -> dict[str, Tensor]:
     """Reads the state dictionary of a plain ViT by timm name or from a file."""
+    check_start(name)
     path = Path(name)
-    if path.suffix == ".safetensors" or path.suffix in (".pth", ".pt", ".bin"):
-        if not path.is_file():
-            raise FileNotFoundError(f"no weights at {path}; give a local file or the name of a timm ViT")
+    if path.suffix in FILES:
         try:
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
             raise ValueError(f"{path} is damaged, or holds more than weights: {error!s:.200}") from error
         return dict(state.get("model", state.get("state_dict", state)))
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name}*")[:5] or timm.list_models("vit_*patch16_224*")[:5]
-        raise ValueError(f"timm knows no model {name!r}; it knows {', '.join(close)}, or give a file of weights")
     return dict(timm.create_model(name, pretrained=True).state_dict())
 
 
