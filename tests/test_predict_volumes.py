@@ -77,8 +77,9 @@ def test_files_keep_affine_codes_and_shape_for_two_readers(number, suffix, comma
     assert np.array_equal(itk, np.asarray(after.dataobj))
 
 
-def test_command_answers_a_folder_of_volumes(command):
-    Path("context/dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
+@pytest.mark.parametrize("labels", ['{"background": 0, "liver": 1}', '{"0": "background", "1": "liver"}'])
+def test_command_answers_a_folder_of_volumes(labels, command):
+    Path("context/dataset.json").write_text(f'{{"labels": {labels}}}')
     command()
     facts = json.loads(Path("out/q.json").read_text())
     found = np.asarray(nibabel.load("out/q.nii.gz").dataobj)
@@ -88,6 +89,33 @@ def test_command_answers_a_folder_of_volumes(command):
     with Image.open("out/q.preview.png") as page:
         assert page.height > 3 * 256
     assert sorted(path.name for path in Path("out").iterdir()) == ["q.json", "q.nii.gz", "q.preview.png"]
+
+
+@pytest.mark.parametrize("codes", [(0, 0), (0, 3), (1, 0)])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_headers_of_any_code_and_byte_order_are_kept(codes, order, command):
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_xyzt_units("mm", "sec")
+    header["descrip"] = b"first"
+    image = nibabel.Nifti1Image(values(), grid(), header)
+    image.set_sform(grid(), codes[0])
+    image.set_qform(grid(), codes[1])
+    image.to_filename("queries/q.nii.gz")
+    command()
+    before, after = nibabel.load("queries/q.nii.gz").header, nibabel.load("out/q.nii.gz").header
+    for name in (
+        "sform_code",
+        "qform_code",
+        "srow_x",
+        "quatern_b",
+        "qoffset_z",
+        "pixdim",
+        "xyzt_units",
+        "descrip",
+        "dim",
+    ):
+        assert np.array_equal(before[name], after[name])
+    assert np.array_equal(np.asarray(nibabel.load("out/q.nii.gz").affine), nibabel.load("queries/q.nii.gz").affine)
 
 
 def test_pictures_are_examples_for_volumes(command):
@@ -162,6 +190,11 @@ def test_a_bad_query_is_named_before_anything_is_written(how, words, refused):
 )
 def test_wrong_options_are_named(options, words, refused):
     assert words in refused(*options)
+
+
+def test_names_without_numbers_are_refused(refused):
+    Path("context/dataset.json").write_text('{"labels": {"liver": [1, 2]}}')
+    assert "context/dataset.json" in refused()
 
 
 def test_pictures_are_not_answered_after_volumes(refused):
