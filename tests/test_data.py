@@ -95,7 +95,7 @@ def test_whole_volumes_keep_three_axes(tmp_path):
 
 def test_second_start_reads_no_image(tmp_path, monkeypatch):
     source_of(folder_of_volumes(tmp_path)).items("train")
-    monkeypatch.setattr("mvg.data.folders.prepare", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr("mvg.data.file_source.prepare", lambda *_: pytest.fail("an image was read"))
     again = source_of(tmp_path)
     assert len(again.items("train")) == 24
     assert again.read(again.items("train")[2]).shape == (12, 10)

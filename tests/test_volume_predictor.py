@@ -16,6 +16,7 @@ import tasks
 from mvg import VolumePredictor
 from mvg.context import Example
 from mvg.data import Percentiles, Window
+from mvg.data.location import Location
 from mvg.data.preparation import Recipe, load, prepare
 from mvg.predictor import Predictor
 from mvg.preview import draw_slices
@@ -192,7 +193,7 @@ def test_the_one_rule_of_training_is_that_of_volumes(sources, expected):
 
 def test_volumes_reach_the_network_as_in_training(tmp_path):
     path = write(tmp_path / "a.nii", 300 * values() ** 2 - 50, orientation=ORIENTATIONS[22])
-    trained = load(prepare({"image": path}, Recipe(frozenset(), "image", {}, "auto", {})).arrays["image"])
+    trained = load(prepare({"image": Location(path)}, Recipe(frozenset(), "image", {}, "auto", {})).arrays["image"])
     found = VolumePredictor(Predictor(Copy(1, 1, SIZE), tasks.Denoising()), examples=99)
     found.set_context([path], [path])
     answer, context = found(path), found.predictor.passes[0].context_images[:, 0].numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,8 @@ from numpy.typing import NDArray
 from mvg.data.cache import Stored
 from mvg.data.geometry import resize, resize_labels, to_slices
 from mvg.data.intensity import FullScale, Intensity, Percentiles, normalise
-from mvg.data.readers import (
-    FloatArray,
-    Picture,
-    Volume,
-    check_labels,
-    is_volume,
-    read_picture,
-    read_volume,
-    resample,
-)
+from mvg.data.location import Location, read_grid
+from mvg.data.readers import FloatArray, Picture, Volume, check_labels, resample
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 SLICES = (*AXES, "auto")
@@ -84,7 +75,7 @@ class Prepared:
         }
 
 
-def prepare(files: Mapping[str, Path], recipe: Recipe) -> Prepared:
+def prepare(files: Mapping[str, Location], recipe: Recipe) -> Prepared:
     """Reads, aligns, normalises and counts one case.
 
     Args:
@@ -94,15 +85,16 @@ def prepare(files: Mapping[str, Path], recipe: Recipe) -> Prepared:
     Raises:
         ValueError: If a file is damaged or does not fit the others; the message names it.
     """
-    if is_volume(files[recipe.reference]):
-        grids, spacing = _read_volumes(files, recipe)
+    reference = read_grid(files[recipe.reference])
+    if isinstance(reference, Volume):
+        grids, spacing = _read_volumes(files, reference, recipe)
     else:
-        grids, spacing = _read_pictures(files, recipe), ()
+        grids, spacing = _read_pictures(files, reference, recipe), ()
     arrays: dict[str, Stored] = {}
     ranges: dict[str, tuple[float, float]] = {}
     for role, (values, inside, full_scale) in grids.items():
         if role in recipe.label_roles:
-            check_labels(values, files[role], recipe.classes.get(role, frozenset()))
+            check_labels(values, files[role].path, recipe.classes.get(role, frozenset()))
             arrays[role] = values.astype(np.uint8 if values.max() < 256 else np.uint16)
             continue
         rule = recipe.intensity.get(role, Percentiles() if full_scale is None else FullScale())
@@ -119,16 +111,16 @@ Grid = tuple[FloatArray, NDArray[np.bool_] | None, float | None]
 """Values `(n, *S)`, mask of the common field of view (None: all), full scale of the pixel type (None: volumes)."""
 
 
-def _read_pictures(files: Mapping[str, Path], recipe: Recipe) -> dict[str, Grid]:
+def _read_pictures(files: Mapping[str, Location], reference: Picture, recipe: Recipe) -> dict[str, Grid]:
     pictures: dict[str, Picture] = {}
-    for role, path in files.items():
-        if is_volume(path):
-            raise ValueError(f"{path}: role {role!r} is a volume, but {files[recipe.reference].name} is a picture")
-        pictures[role] = read_picture(path, role in recipe.label_roles)
-    wanted = pictures[recipe.reference].values.shape
-    for picture in pictures.values():
+    wanted = reference.values.shape
+    for role, file in files.items():
+        picture = reference if role == recipe.reference else read_grid(file, role in recipe.label_roles)
+        if isinstance(picture, Volume):
+            raise ValueError(f"{file}: role {role!r} is a volume, but {files[recipe.reference].name} is a picture")
         if picture.values.shape != wanted:
-            raise ValueError(f"{picture.path}: must be of size {wanted} like its image, got {picture.values.shape}")
+            raise ValueError(f"{file}: must be of size {wanted} like its image, got {picture.values.shape}")
+        pictures[role] = picture
     return {
         role: (_shorten(picture.values, recipe.longest, role in recipe.label_roles), None, picture.full_scale)
         for role, picture in pictures.items()
@@ -145,17 +137,17 @@ def _shorten(values: FloatArray, longest: int | None, is_label: bool) -> FloatAr
     return reduced
 
 
-def _read_volumes(files: Mapping[str, Path], recipe: Recipe) -> tuple[dict[str, Grid], tuple[float, ...]]:
+def _read_volumes(
+    files: Mapping[str, Location], reference: Volume, recipe: Recipe
+) -> tuple[dict[str, Grid], tuple[float, ...]]:
     """Brings all roles onto the reference's grid, cut to the box that all images see."""
-    for role, path in files.items():
-        if not is_volume(path):
-            raise ValueError(f"{path}: role {role!r} is a picture, but {files[recipe.reference].name} is a volume")
-    reference = read_volume(files[recipe.reference])
     seen = np.ones(reference.values.shape, dtype=bool)
     volumes: dict[str, Volume] = {}
-    for role, path in files.items():
+    for role, file in files.items():
         is_label = role in recipe.label_roles
-        volume = reference if role == recipe.reference else read_volume(path)
+        volume = reference if role == recipe.reference else read_grid(file, is_label)
+        if isinstance(volume, Picture):
+            raise ValueError(f"{file}: role {role!r} is a picture, but {files[recipe.reference].name} is a volume")
         volumes[role], field = resample(volume, reference, is_label)
         seen &= True if is_label else field
     if not seen.any():

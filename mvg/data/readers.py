@@ -26,7 +26,8 @@ SIZE_LIMIT = 1 << 26
 """Largest number of pixels of a picture, where none is given."""
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _BLOCK = 1 << 20
-_LARGEST = 4 << 30
+LARGEST = 4 << 30
+"""Bytes of pixel data beyond which a volume is refused, where no limit is given."""
 
 FloatArray = NDArray[np.float32]
 
@@ -85,7 +86,7 @@ def is_volume(path: Path) -> bool:
     return path.name.lower().endswith(VOLUMES)
 
 
-def verify_nifti(path: Path, largest: int = _LARGEST) -> Nifti1Header:
+def verify_nifti(path: Path, largest: int = LARGEST) -> Nifti1Header:
     """Reads a NIfTI-1 file to its end without keeping it, and returns its header.
 
     Truncated files, broken gzip streams, headers that promise more or less than the file holds, and files that grow
@@ -148,24 +149,33 @@ def _bounded(stream: BinaryIO, needed: int) -> Iterator[bytes]:
         yield part
 
 
-def read_volume(path: Path) -> Volume:
+def read_volume(path: Path, channel: int | None = None) -> Volume:
     """Reads a NIfTI volume, after verification, in RAS+ orientation.
 
     The pixels are read by nibabel: ITK's reader silently turns values that are not finite into 0.
 
+    Args:
+        path: The file.
+        channel: Which of the 3D volumes of the file is wanted, from 0; None if it holds only one.
+
     Raises:
-        ValueError: If the file is damaged, holds anything but one scalar 3D volume, states two different geometries
-            (sform, qform, spacing), is sheared, or holds values that are not finite.
+        ValueError: If the file is damaged, lacks the channel or holds several where none is named, is no scalar 3D
+            volume, states two different geometries (sform, qform, spacing), is sheared, or holds values that are not
+            finite.
     """
     header = verify_nifti(path)
     shape = tuple(int(extent) for extent in header["dim"][1 : int(header["dim"][0]) + 1])
-    if len(shape) < 3 or math.prod(shape[3:]) != 1:
+    held = math.prod(shape[3:])
+    if len(shape) < 3 or (channel is None and held != 1):
         raise ValueError(f"{path}: a 3D volume is needed, got shape {shape}; split it into one file per volume")
+    if channel is not None and not 0 <= channel < held:
+        raise ValueError(f"{path}: there is no channel {channel}, it holds {held} (shape {shape}); correct the number")
     if header.get_data_dtype().kind not in "iufb":
         raise ValueError(f"{path}: grey values are needed, got pixels of type {header.get_data_dtype()}")
     check_geometry(path, header)
     image = nibabel.Nifti1Image.from_filename(path, mmap=False)
-    image = nibabel.as_closest_canonical(image.slicer[(slice(None),) * 3 + (0,) * (len(shape) - 3)])
+    place = tuple(int(index) for index in np.unravel_index(channel or 0, shape[3:], order="F")) if shape[3:] else ()
+    image = nibabel.as_closest_canonical(image.slicer[(slice(None),) * 3 + place])
     values = np.ascontiguousarray(image.get_fdata(dtype=np.float32))
     bad = values.size - int(np.isfinite(values).sum())
     if bad:

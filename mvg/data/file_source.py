@@ -1,0 +1,213 @@
+"""What all sources of files share: preparation, the cache, items and reading; a subclass lists its cases."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvg.configuration import to_config
+from mvg.data.archive import close_archives
+from mvg.data.cache import default_folder, digest, open_array, read_json, stamp, write_array, write_json
+from mvg.data.intensity import Intensity
+from mvg.data.location import Location
+from mvg.data.preparation import SLICES, Recipe, load, prepare
+from mvg.data.source import Source
+from mvg.data.subject import Item, Subject
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2
+_SHOWN = 5
+
+Files = Mapping[str, Location]
+"""Role to where its image lies, for one case."""
+
+
+class FileSource(Source):
+    """A data set of files, each of which is read, verified and prepared once and then kept in the cache.
+
+    Afterwards a start looks at sizes and times only, and a slice is read from a memory map. Volumes are cut into
+    upright slices for networks in 2D. Roles on different grids are resampled by their affines onto that of the
+    reference role, and cut to the field of view that all images share.
+
+    Args:
+        name: Name of the source in logs and tables.
+        class_names: Label role to class index to name. Classes that are not named are refused.
+        licence: Licence of the data; weights trained on it inherit it.
+        modality: Kind of image, for tables.
+        intensity: Image role to the rule that brings it to [0, 1].
+        slices: How volumes are cut: "axial", "coronal", "sagittal", "auto", or null to keep them whole.
+        trim: Cut volumes to the box outside of which the reference image is air.
+        longest: Reduce pictures until their longer side is at most this; null keeps them.
+        min_pixels: Pixels from which on a class counts as present in an image.
+        min_content: Share of pixels that are not air, below which an image is not offered in training.
+        min_size: Cases with fewer pixels along an axis of S are left out.
+        cache: Folder of the prepared data; by default that of the user, or `MVG_CACHE`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        class_names: dict[str, dict[int, str]] | None,
+        licence: str,
+        modality: str,
+        intensity: dict[str, Intensity] | None,
+        slices: str | None,
+        trim: bool,
+        longest: int | None,
+        min_pixels: int,
+        min_content: float,
+        min_size: int,
+        cache: str | None,
+    ) -> None:
+        if slices is not None and slices not in SLICES:
+            raise ValueError(f"`slices` must be one of {SLICES} or null, got {slices!r}")
+        self.name, self.licence, self.modality = name, licence, modality
+        self.class_names, self.intensity = class_names or {}, intensity or {}
+        self.slices, self.trim, self.longest = slices, trim, longest
+        self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
+        self.cache = cache
+        self._records: dict[str, Any] = {}
+        self._items: dict[str, list[Item]] = {}
+
+    @abstractmethod
+    def files(self) -> dict[str, dict[str, Location]]:
+        """Lists the files: case, in a fixed order, to role to where its image lies."""
+
+    @abstractmethod
+    def kinds(self) -> tuple[frozenset[str], str]:
+        """Returns the roles that hold class indices, and the role whose grid all others are brought onto."""
+
+    @abstractmethod
+    def place(self) -> list[Any]:
+        """Returns plain values that tell this data set from all others, for the name of its cache."""
+
+    @abstractmethod
+    def assign(self, cases: Sequence[str]) -> tuple[Mapping[str, str], Mapping[str, Sequence[str]]]:
+        """Returns the patient of each of some cases, and the cases of each split, sorted."""
+
+    def mark(self, case: str, files: Files) -> str:
+        """Returns what changes when a case has to be prepared again."""
+        return stamp([location.path for location in files.values()])
+
+    def verify(self, case: str, files: Files) -> None:
+        """Looks at the files of a case before they are prepared. Raises ValueError naming a file that is wrong."""
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How the cases are prepared."""
+        labels, reference = self.kinds()
+        classes = {role: frozenset(names) - {0} for role, names in self.class_names.items()}
+        return Recipe(labels, reference, self.intensity, self.slices, classes, self.trim, self.longest)
+
+    @property
+    def dims(self) -> int:  # type: ignore[override]
+        """Number of spatial axes of the subjects; files are looked up for it only where volumes stay whole."""
+        if self.slices is not None:
+            return 2
+        return len(next(iter(self.records().values()))["shape"])
+
+    @cached_property
+    def folder(self) -> Path:
+        """Folder of the prepared data of this source."""
+        recipe = self.recipe
+        key = digest(
+            _FORMAT,
+            *self.place(),
+            sorted(recipe.label_roles),
+            to_config(dict(recipe.intensity)),
+            {role: sorted(names) for role, names in recipe.classes.items()},
+            [recipe.reference, recipe.slices, recipe.trim, recipe.longest],
+        )
+        base = Path(self.cache) if self.cache is not None else default_folder()
+        return base / f"{self.name.replace('/', '_')}-{key}"
+
+    def records(self) -> dict[str, Any]:
+        """Returns what is known of every case, preparing the cases that are new or have changed.
+
+        Raises:
+            ValueError: If files are missing or damaged; the message names them.
+        """
+        if self._records:
+            return self._records
+        cases, folder = self.files(), self.folder
+        known = read_json(folder / "index.json") or {}
+        records, faults, fresh = {}, [], 0
+        for case, files in cases.items():
+            try:
+                mark = self.mark(case, files)
+                record = known.get(case)
+                if not self._is_kept(record, mark):
+                    record = self._prepare(case, files, mark)
+                    fresh += 1
+            except ValueError as error:
+                faults.append(str(error))
+                continue
+            records[case] = record
+        close_archives()
+        if fresh:
+            write_json(folder / "index.json", records)
+            logger.info("source %s: prepared %d of %d cases in %s", self.name, fresh, len(cases), folder)
+        if faults:
+            raise ValueError(
+                f"source {self.name!r}: {len(faults)} of {len(cases)} cases fail: {'; '.join(faults[:_SHOWN])}"
+            )
+        self._records = records
+        return records
+
+    def _is_kept(self, record: dict[str, Any] | None, mark: str) -> bool:
+        """Tells whether the prepared arrays of a record are there and those of the present files."""
+        if record is None or record["stamp"] != mark:
+            return False
+        return all((self.folder / name).exists() for name in record["files"].values())
+
+    def _prepare(self, case: str, files: Files, mark: str) -> dict[str, Any]:
+        self.verify(case, files)
+        prepared = prepare(files, self.recipe)
+        names = {role: f"{digest(case, mark)}-{digest(role)}.npy" for role in prepared.arrays}
+        for role, values in prepared.arrays.items():
+            write_array(self.folder / names[role], values)
+        return {"stamp": mark, "files": names, **prepared.facts()}
+
+    def items(self, split: str, cohort: int = 0) -> Sequence[Item]:
+        """Returns the items of a split by case and slice; training leaves out slices of nothing but air."""
+        if split not in self._items:
+            records = {case: record for case, record in self.records().items() if min(record["shape"]) >= self.min_size}
+            groups, chosen = self.assign(list(records))
+            for name, cases in chosen.items():
+                least = self.min_content if name == "train" else 0.0
+                self._items[name] = [
+                    self._item(case, groups[case], records[case], number, least)
+                    for case in cases
+                    for number in range(records[case]["count"])
+                    if records[case]["content"][self.recipe.reference][number] >= least
+                ]
+        return self._items[split]
+
+    def _item(self, case: str, group: str, record: dict[str, Any], number: int, least: float) -> Item:
+        count = record["count"]
+        keys = {role for role, shares in record["content"].items() if shares[number] >= least} | set(record["counts"])
+        for role, classes in record["counts"].items():
+            keys.update(f"{role}={index}" for index, pixels in classes.items() if pixels[number] >= self.min_pixels)
+        position = number / (count - 1) if count > 1 else 0.5
+        return Item(case, group, frozenset(keys), position, number if count > 1 else None)
+
+    def read(self, item: Item) -> Subject:
+        """Reads one slice or whole image from the prepared data."""
+        record = self.records()[item.case]
+        images, labels = {}, {}
+        for role, name in record["files"].items():
+            stored = open_array(self.folder / name)[item.slice or 0]
+            if role in self.recipe.label_roles:
+                labels[role] = torch.from_numpy(stored.astype(np.int64))
+            else:
+                images[role] = torch.from_numpy(load(stored))[None]
+        ranges = {role: (limits[0], limits[1]) for role, limits in record["ranges"].items()}
+        return Subject(images, labels, item, tuple(record["spacing"]), ranges)
