@@ -6,6 +6,7 @@ from mvg.data.folders import FolderSource
 from mvg.data.geometry import fit, from_slices, place, place_crop, restore, to_slices
 from mvg.data.intensity import FullScale, Percentiles, Window
 from mvg.data.loader import EpisodeLoader
+from mvg.data.manifest_source import ManifestSource
 from mvg.data.module import EpisodeDataModule
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
@@ -20,6 +21,7 @@ __all__ = [
     "FullScale",
     "Index",
     "Item",
+    "ManifestSource",
     "Percentiles",
     "Source",
     "Subject",

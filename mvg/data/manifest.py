@@ -1,0 +1,216 @@
+"""The manifest: a table with a row for each file of a data set, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvg.data.cache import write_atomically
+from mvg.data.location import Location
+from mvg.data.source import SPLITS
+
+COLUMNS = ("case", "group", "split", "role", "path", "modality", "sha256")
+REQUIRED = ("case", "split", "role", "path")
+PARQUET = ".parquet"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a case.
+
+    Attributes:
+        case: Name of the scan, unique in its data set.
+        group: The patient.
+        split: "train", "val" or "test"; empty while it is not decided.
+        role: What the image is to its case; label roles start with "labels".
+        location: Where it lies.
+        modality: Kind of image, for tables.
+        sha256: Hash of the file, or of the pixels of an entry of an archive; empty where unknown.
+    """
+
+    case: str
+    group: str
+    split: str
+    role: str
+    location: Location
+    modality: str = ""
+    sha256: str = ""
+
+    @property
+    def is_label(self) -> bool:
+        """Whether the image holds class indices."""
+        return is_label(self.role)
+
+
+def is_label(role: str) -> bool:
+    """Tells label roles by their names, `labels` and what starts so."""
+    return role.startswith("labels")
+
+
+def read_manifest(path: Path) -> list[Row]:
+    """Reads a manifest and checks what its rows say, but not whether the files are there.
+
+    The columns are `case, group, split, role, path, modality, sha256`; further ones are ignored. `group`, `modality`
+    and `sha256` may be missing or empty: every case is then a patient of its own, or nothing is known. Paths are
+    relative to the folder of the manifest; `Location` describes how they name a part of a file.
+
+    Args:
+        path: `.csv` (UTF-8, commas) or `.parquet`.
+
+    Raises:
+        ValueError: If the manifest is missing, unreadable or empty, or `find_faults` finds something.
+    """
+    table = _read_parquet(path) if path.suffix.lower() == PARQUET else _read_csv(path)
+    rows = []
+    for number, fields in enumerate(table, 2):
+        empty = [name for name in REQUIRED if name != "split" and not fields.get(name)]
+        if empty:
+            raise ValueError(f"{path}: row {number} has no {' and no '.join(empty)}; fill it in or remove the row")
+        location = Location.parse(fields["path"], path.parent)
+        case, role = fields["case"], fields["role"]
+        others = (fields.get("modality") or "", (fields.get("sha256") or "").lower())
+        rows.append(Row(case, fields.get("group") or case, fields["split"], role, location, *others))
+    if not rows:
+        raise ValueError(f"{path}: the manifest holds no rows; add one for each file")
+    if faults := find_faults(rows):
+        raise ValueError(f"{path}: {'; '.join(faults)}")
+    return rows
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        table = list(csv.DictReader(io.StringIO(text), restval="", strict=True))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the manifest does not exist; `mvg data prepare` writes one") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: the manifest cannot be read as CSV in UTF-8 ({error})") from error
+    _check_columns(path, table[0] if table else text.partition("\n")[0].split(","))
+    return [
+        {name.strip(): value.strip() for name, value in fields.items() if isinstance(value, str)} for fields in table
+    ]
+
+
+def _read_parquet(path: Path) -> list[dict[str, str]]:
+    parquet = _parquet(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: the manifest does not exist; `mvg data prepare` writes one")
+    try:
+        table = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: the manifest cannot be read as Parquet ({error})") from error
+    _check_columns(path, table[0] if table else COLUMNS)
+    return [{name: "" if value is None else str(value) for name, value in fields.items()} for fields in table]
+
+
+def _parquet(path: Path) -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError(f"{path}: Parquet needs the package pyarrow; install it, or name the manifest .csv") from error
+    return pyarrow.parquet
+
+
+def _check_columns(path: Path, found: Iterable[str]) -> None:
+    names = [str(name).strip() for name in found]
+    if missing := [name for name in REQUIRED if name not in names]:
+        raise ValueError(f"{path}: columns {missing} are missing, found {names}; the columns are {list(COLUMNS)}")
+
+
+def write_manifest(path: Path, rows: Sequence[Row]) -> None:
+    """Writes a manifest, whole or not at all; paths below its folder are written relative to it.
+
+    Args:
+        path: `.csv`, or `.parquet` where pyarrow is installed.
+        rows: What it holds; `read_manifest` gives the same rows.
+
+    Raises:
+        ValueError: If `find_faults` finds something, or pyarrow is needed and missing.
+    """
+    if faults := find_faults(rows):
+        raise ValueError(f"{path}: the manifest was not written: {'; '.join(faults)}")
+    table = [_fields(row, path.parent) for row in rows]
+    if path.suffix.lower() == PARQUET:
+        parquet = _parquet(path)
+        import pyarrow
+
+        write_atomically(path, lambda file: parquet.write_table(pyarrow.Table.from_pylist(table), file))
+        return
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _fields(row: Row, folder: Path) -> dict[str, str]:
+    values = (row.case, row.group, row.split, row.role, row.location.text(folder), row.modality, row.sha256)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def find_faults(rows: Sequence[Row]) -> list[str]:
+    """Says in sentences what contradicts itself in a table of rows.
+
+    Found are: unknown splits; a role that a case has twice; a case with two patients or two splits; a patient in two
+    splits; and an image, but no label map, that is byte by byte in two splits.
+    """
+    faults = [
+        f"case {case!r} is in the unknown split {split!r}; the splits are {', '.join(SPLITS)}"
+        for case, split in dict.fromkeys((row.case, row.split) for row in rows)
+        if split not in SPLITS
+    ]
+    places: dict[tuple[str, str], Location] = {}
+    for row in rows:
+        first = places.setdefault((row.case, row.role), row.location)
+        if first is not row.location:
+            faults.append(f"case {row.case!r} has role {row.role!r} twice, {first} and {row.location}; keep one")
+    return faults + _divided_cases(rows) + _divided_patients(rows) + _divided_images(rows)
+
+
+def _divided_cases(rows: Sequence[Row]) -> list[str]:
+    faults = []
+    for name, kind in (("group", "patients"), ("split", "splits")):
+        first: dict[str, str] = {}
+        for case, value in dict.fromkeys((row.case, str(getattr(row, name))) for row in rows):
+            if first.setdefault(case, value) != value:
+                faults.append(f"case {case!r} has two {kind}, {first[case]!r} and {value!r}; give all its rows one")
+    return faults
+
+
+def _divided_patients(rows: Sequence[Row]) -> list[str]:
+    faults = []
+    first: dict[str, Row] = {}
+    for row in {(row.case, row.group, row.split): row for row in rows}.values():
+        other = first.setdefault(row.group, row)
+        if other.split != row.split and other.case != row.case:
+            faults.append(
+                f"patient {row.group!r} is in two splits, case {other.case!r} in {other.split} and case {row.case!r} "
+                f"in {row.split}; move one of them"
+            )
+    return faults
+
+
+def _divided_images(rows: Sequence[Row]) -> list[str]:
+    faults = []
+    for copies in copies_of(rows).values():
+        other = next((row for row in copies if row.split != copies[0].split), None)
+        if other is not None:
+            faults.append(
+                f"the same image is in two splits, {copies[0].location} in {copies[0].split} and {other.location} in "
+                f"{other.split}; remove one of the cases {copies[0].case!r} and {other.case!r}"
+            )
+    return faults
+
+
+def copies_of(rows: Sequence[Row]) -> Mapping[tuple[str, str], list[Row]]:
+    """Gathers the rows of images, but not of label maps, by their content, where that is known."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.sha256 and not row.is_label:
+            found[row.sha256, "" if row.location.is_entry else row.location.part].append(row)
+    return found
