@@ -85,7 +85,7 @@ def read_entry(path: Path, part: str, labels: bool = False) -> Picture | Volume:
         raise ValueError(f"{path}#{part}: one grey or colour image is needed, got shape {entry.shape}")
     scale = _FULL_SCALE.get(entry.dtype.str[1:])
     if scale is None:
-        scale = 1.0 if labels or 0 <= values.min() <= values.max() <= 1 else 65535.0
+        scale = next((bound for bound in (1.0, 255.0) if values.max() <= bound), 65535.0)
     return Picture(values, scale, place)
 
 

@@ -17,6 +17,7 @@ from mvg.data.source import SPLITS
 COLUMNS = ("case", "group", "split", "role", "path", "modality", "sha256")
 REQUIRED = ("case", "split", "role", "path")
 PARQUET = ".parquet"
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ def read_manifest(path: Path) -> list[Row]:
         rows.append(Row(case, fields.get("group") or case, fields["split"], role, location, *others))
     if not rows:
         raise ValueError(f"{path}: the manifest holds no rows; add one for each file")
-    if faults := find_faults(rows):
-        raise ValueError(f"{path}: {'; '.join(faults)}")
+    check_rows(rows, path)
     return rows
 
 
@@ -132,8 +132,7 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         ValueError: If `find_faults` finds something, or pyarrow is needed and missing.
     """
-    if faults := find_faults(rows):
-        raise ValueError(f"{path}: the manifest was not written: {'; '.join(faults)}")
+    check_rows(rows, path)
     table = [_fields(row, path.parent) for row in rows]
     if path.suffix.lower() == PARQUET:
         parquet = _parquet(path)
@@ -151,6 +150,13 @@ def write_manifest(path: Path, rows: Sequence[Row]) -> None:
 def _fields(row: Row, folder: Path) -> dict[str, str]:
     values = (row.case, row.group, row.split, row.role, row.location.text(folder), row.modality, row.sha256)
     return dict(zip(COLUMNS, values, strict=True))
+
+
+def check_rows(rows: Sequence[Row], place: Path) -> None:
+    """Raises ValueError, naming `place`, with the first ten sentences of `find_faults`, if it finds something."""
+    if faults := find_faults(rows):
+        more = [f"and {len(faults) - _SHOWN} more of this kind"] if len(faults) > _SHOWN else []
+        raise ValueError(f"{place}: {'; '.join(faults[:_SHOWN] + more)}")
 
 
 def find_faults(rows: Sequence[Row]) -> list[str]:
