@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvg.data.readers import case_name, is_volume
+from mvg.data.readers import case_name
 from mvg.rasters import WRITABLE, images_in
+from mvg.scans import is_scan
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def answer_name(query: Path, is_label: bool) -> str:
 
     Volumes keep their kind; TIFF and NPY keep theirs where images are painted, and label maps keep NPY.
     """
-    if is_volume(query):
+    if is_scan(query):
         return query.name
     suffix = query.suffix.lower()
     keeps = suffix == ".npy" if is_label else suffix in WRITABLE

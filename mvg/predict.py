@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 import mvg
 from mvg.configuration import to_config
 from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
-from mvg.data.readers import SIZE_LIMIT, is_volume
+from mvg.data.readers import SIZE_LIMIT
 from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
 from mvg.predict_volumes import answer_volumes
 from mvg.predictor import Prediction, Predictor
 from mvg.preview import draw_preview
 from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.scans import is_scan
 from mvg.volume_predictor import ContextChoice, VolumePredictor, rule_for
 from mvg.weights import MODEL
 
@@ -67,7 +68,7 @@ def predict_files(
         weights: Folder of a trained network, `<run>/weights`.
         context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
             Its `dataset.json`, if there is one, names the classes.
-        input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI), or a folder of either.
+        input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task.
@@ -106,7 +107,7 @@ def predict_files(
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
     common, start = describe(predictor, weights, task, chosen), time.perf_counter()
     log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
-    if is_volume(jobs[0].query):
+    if is_scan(jobs[0].query):
         volumes = VolumePredictor(predictor, slices, rule_for(weights, window), examples, context_choice)
         answer_volumes(volumes, jobs, chosen, common, read_names(context), preview)
     else:

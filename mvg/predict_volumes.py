@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from mvg.context import PairFiles
 from mvg.data.intensity import normalise
+from mvg.data.itk import FORMATS
 from mvg.data.preparation import AXES
-from mvg.data.readers import is_volume
+from mvg.data.readers import VOLUMES, is_volume
 from mvg.outputs import Job, as_json, fingerprint, write_whole
 from mvg.preview import draw_slices
 from mvg.rasters import encode
@@ -79,8 +80,9 @@ def check_volume(job: Job) -> None:
     Raises:
         ValueError: If it cannot be read, or the answer is not named as a volume.
     """
-    if not is_volume(job.answer):
-        raise ValueError(f"{job.answer}: answers to volumes are written as .nii.gz or .nii; choose one of these")
+    kinds = VOLUMES if is_volume(job.query) else FORMATS
+    if not job.answer.name.lower().endswith(kinds):
+        raise ValueError(f"{job.answer}: the answer to {job.query.name} is one of {', '.join(kinds)}; name it so")
     read_scan(job.query)
 
 

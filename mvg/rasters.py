@@ -17,13 +17,12 @@ from mvg.data.intensity import Percentiles, normalise
 from mvg.data.readers import (
     PICTURES,
     SIZE_LIMIT,
-    VOLUMES,
     case_name,
     check_labels,
-    is_volume,
     open_picture,
     picture_fault,
 )
+from mvg.scans import SCANS, is_scan
 
 READABLE = (*PICTURES, ".npy")
 WRITABLE = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".npy": "NPY"}
@@ -103,7 +102,7 @@ def channels_first(values: NDArray[Any]) -> NDArray[Any]:
 def _read_file(path: Path, labels: bool, size_limit: int) -> NDArray[Any]:
     if not path.is_file():
         raise ValueError(f"{path}: the file does not exist")
-    if is_volume(path):
+    if is_scan(path):
         raise ValueError(
             f"{path}: this is a volume, but a 2D image is needed; use mvg.VolumePredictor, or export slices"
         )
@@ -228,16 +227,16 @@ def images_in(folder: Path) -> dict[str, Path]:
         ValueError: If there are none, or both, or two of one name.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    files = [path for path in files if is_volume(path) or path.suffix.lower() in READABLE]
+    files = [path for path in files if is_scan(path) or path.suffix.lower() in READABLE]
     found: dict[str, Path] = {}
     for path in files:
         name = case_name(path)
-        if is_volume(path) != is_volume(files[0]):
+        if is_scan(path) != is_scan(files[0]):
             raise ValueError(f"{path}: the folder holds both volumes and pictures; give each a folder of its own")
         if name in found:
             raise ValueError(f"{path}: {found[name].name} has the same name; keep one of them")
         found[name] = path
     if not found:
-        kinds = ", ".join((*READABLE, *VOLUMES))
+        kinds = ", ".join((*READABLE, *SCANS))
         raise ValueError(f"{folder}: no picture and no volume ({kinds}) is in this folder")
     return found

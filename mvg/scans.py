@@ -1,10 +1,11 @@
-# The header classes of nibabel carry no types.
+# The header classes of nibabel, and SimpleITK, carry no types.
 # mypy: disable-error-code="no-untyped-call"
 """Volumes in and out: read in RAS+ orientation as in training, written with the grid and header of their file."""
 
 from __future__ import annotations
 
 import gzip
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import nibabel
 import numpy as np
+import SimpleITK as sitk
 import torch
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Header
@@ -21,9 +23,13 @@ from numpy.typing import NDArray
 from mvg.configuration import from_config, to_config
 from mvg.data.geometry import from_slices, to_slices
 from mvg.data.intensity import FullScale, Intensity, Percentiles
-from mvg.data.readers import FloatArray, Volume, read_volume
+from mvg.data.itk import FORMATS
+from mvg.data.location import Location, read_grid
+from mvg.data.readers import VOLUMES, FloatArray, Volume, is_volume
 
+SCANS = (*VOLUMES, *FORMATS)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_WHOLE = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2"}
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,18 @@ class Scan:
 
     Attributes:
         volume: The values in RAS+ orientation.
-        header: The header of the file, as read.
+        affine: Voxel indices of the file to millimetres, `(4, 4)`.
+        shape: Extents in the file.
         kind: The type that holds values in these units: that of the file if it is a whole number of at most 16 bits
             that is not scaled, else float32.
+        header: The header of a NIfTI file, or the reader of another that has read its header.
     """
 
     volume: Volume
-    header: Nifti1Header
+    affine: NDArray[np.float64]
+    shape: tuple[int, ...]
     kind: np.dtype[Any]
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel indices of the file to millimetres, `(4, 4)`."""
-        return np.asarray(self.header.get_best_affine(), dtype=np.float64)
+    header: Nifti1Header | sitk.ImageFileReader
 
     @property
     def voxel(self) -> float:
@@ -52,16 +57,47 @@ class Scan:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
 
+def is_scan(path: Path) -> bool:
+    """Tells whether a file is a volume that can be answered, by its extension."""
+    return path.name.lower().endswith(SCANS)
+
+
+def read_scan_values(path: Path) -> Volume:
+    """Reads a volume of any kind, after verification, in RAS+ orientation.
+
+    Raises:
+        ValueError: If it is missing, damaged, or no plain volume.
+    """
+    volume = read_grid(Location(path))
+    if not isinstance(volume, Volume):
+        raise ValueError(f"{path}: this is a picture, but a volume ({', '.join(SCANS)}) is needed; export it as one")
+    return volume
+
+
 def read_scan(path: Path) -> Scan:
-    """Reads a NIfTI volume with its header; see `read_volume` for what is refused."""
-    volume = read_volume(path)
+    """Reads a NIfTI, MetaImage or NRRD volume with its header; see `read_scan_values` for what is refused."""
+    volume = read_scan_values(path)
+    if not is_volume(path):
+        return _read_itk_header(volume, path)
     image = nibabel.Nifti1Image.from_filename(path)
     kind = image.get_data_dtype().newbyteorder("=")
     stored = cast(ArrayProxy, image.dataobj)
     scaled = (stored.slope, stored.inter) != (1, 0)
     if scaled or kind.kind not in "iu" or kind.itemsize > 2:
         kind = np.dtype(np.float32)
-    return Scan(volume, image.header, kind)
+    affine = np.asarray(image.header.get_best_affine(), dtype=np.float64)
+    return Scan(volume, affine, tuple(image.shape), kind, image.header)
+
+
+def _read_itk_header(volume: Volume, path: Path) -> Scan:
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(path))
+    header.ReadImageInformation()
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
+    affine[:3, 3] = header.GetOrigin()
+    kind = np.dtype(_WHOLE.get(header.GetPixelID(), "f4"))
+    return Scan(volume, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, tuple(header.GetSize()), kind, header)
 
 
 def cut(values: FloatArray, axis: int) -> FloatArray:
@@ -75,26 +111,39 @@ def to_grid(slices: NDArray[Any], axis: int, scan: Scan) -> NDArray[Any]:
     bits = np.dtype(f"i{slices.dtype.itemsize}")  # whatever the bits mean, they only move
     volume = from_slices(torch.from_numpy(slices.view(bits)), axis).numpy().view(slices.dtype)
     moved = apply_orientation(volume, ornt_transform(_RAS, io_orientation(scan.affine)))
-    return np.ascontiguousarray(moved).reshape(scan.header.get_data_shape())
+    return np.ascontiguousarray(moved).reshape(scan.shape)
 
 
 def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
-    """Returns the content of a NIfTI file on the grid of a scan.
+    """Returns the content of a file on the grid of a scan.
 
-    The header is that of the scan: affine, sform and qform codes, units. Display ranges and extensions, which describe
-    the scan itself, are left out.
+    Of NIfTI the whole header is kept: affine, sform and qform codes, units. Display ranges and extensions, which
+    describe the scan itself, are left out.
 
     Args:
-        values: In the shape of the scan's header.
+        values: In the shape of the scan.
         scan: Whose grid it is.
-        name: Name of the file; `.gz` packs it.
+        name: Name of the file, of the scan's kind; `.gz` packs it.
     """
+    if not isinstance(scan.header, Nifti1Header):
+        return _encode_itk(values, scan.header, name)
     header = scan.header.copy()
     header.set_data_dtype(values.dtype)
     header["cal_min"] = header["cal_max"] = 0
     header.extensions.clear()
     content: bytes = nibabel.Nifti1Image(values, scan.affine, header).to_bytes()
     return gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content
+
+
+def _encode_itk(values: NDArray[Any], header: sitk.ImageFileReader, name: str) -> bytes:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    image.SetOrigin(header.GetOrigin())
+    image.SetSpacing(header.GetSpacing())
+    image.SetDirection(header.GetDirection())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"answer{Path(name).suffix.lower()}"
+        sitk.WriteImage(image, str(path), True)
+        return path.read_bytes()
 
 
 def stored_rule(sources: Mapping[str, Mapping[str, Any]]) -> Intensity:

@@ -14,10 +14,10 @@ from torch import Tensor
 from mvg.context import Example, present
 from mvg.data.intensity import Intensity
 from mvg.data.preparation import slicing_axis
-from mvg.data.readers import FloatArray, Volume, check_labels, read_volume, resample
+from mvg.data.readers import FloatArray, Volume, check_labels, resample
 from mvg.predictor import Predictor
 from mvg.rasters import Raster, to_tensor
-from mvg.scans import cut
+from mvg.scans import cut, read_scan_values
 from mvg.slices import Slice
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def read_volume_slices(
     found: list[Slice] = []
     axes: list[int] = []
     for path, target in zip(images, targets, strict=True):
-        volume = read_volume(path)
+        volume = read_scan_values(path)
         axis = slicing_axis(volume, slices)
         assert axis is not None
         axes.append(axis)
@@ -58,7 +58,7 @@ def read_volume_slices(
 
 def _read_target(predictor: Predictor, path: Path, onto: Volume) -> Volume:
     """Reads a target and brings it onto the grid of its image."""
-    target = read_volume(path)
+    target = read_scan_values(path)
     if predictor.task.is_label:
         check_labels(target.values, path, frozenset())
     moved, seen = resample(target, onto, predictor.task.is_label)

@@ -17,10 +17,9 @@ from mvg import weights
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import SLICES, slicing_axis
-from mvg.data.readers import is_volume
 from mvg.predictor import Pass, Predictor
 from mvg.rasters import Raster, to_units
-from mvg.scans import Scan, cut, read_scan, stored_rule, to_grid
+from mvg.scans import Scan, cut, is_scan, read_scan, stored_rule, to_grid
 from mvg.slices import Slice, bin_of, choose_slices
 from mvg.volume_context import group_classes, read_picture_slices, read_volume_slices
 
@@ -135,7 +134,7 @@ class VolumePredictor:
             ValueError: If a file is damaged, pairs do not fit together, or no class is shown.
         """
         left, right = [Path(path) for path in images], [Path(path) for path in targets]
-        kinds = {is_volume(path) for path in (*left, *right)}
+        kinds = {is_scan(path) for path in (*left, *right)}
         if len(left) != len(right) or len(kinds) != 1:
             raise ValueError(
                 f"a context is pairs of volumes or pairs of pictures, got {len(left)} images and {len(right)} targets; "
@@ -167,7 +166,7 @@ class VolumePredictor:
         """Answers one volume after the context.
 
         Args:
-            volume: A NIfTI file, or what `read_scan` returned.
+            volume: A NIfTI, MetaImage or NRRD file, or what `read_scan` returned.
 
         Raises:
             ValueError: If no context is set, or the file is damaged or no plain volume.

@@ -118,6 +118,25 @@ def test_headers_of_any_code_and_byte_order_are_kept(codes, order, command):
     assert np.array_equal(np.asarray(nibabel.load("out/q.nii.gz").affine), nibabel.load("queries/q.nii.gz").affine)
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("number", [0, 13, 30, 47])
+def test_metaimage_and_nrrd_keep_their_grid(number, suffix, command):
+    path = write("q.nii", values(), orientation=ORIENTATIONS[number])
+    sitk.WriteImage(sitk.ReadImage(str(path)), f"q{suffix}")
+    command("--input", str(path), "--output", "plain")
+    command("--input", f"q{suffix}")
+    assert np.abs(itk_affine(f"out/q{suffix}") - nibabel.load(path).affine).max() <= 1e-4
+    answer = sitk.GetArrayFromImage(sitk.ReadImage(f"out/q{suffix}")).transpose(2, 1, 0)
+    assert answer.dtype == np.uint8
+    assert np.array_equal(answer, np.asarray(nibabel.load("plain/q.nii").dataobj))
+
+
+def test_truncated_metaimage_is_named(refused):
+    sitk.WriteImage(sitk.GetImageFromArray(values()), "q.mha")
+    Path("q.mha").write_bytes(Path("q.mha").read_bytes()[:-100])
+    assert "q.mha: the file is damaged" in refused("--input", "q.mha")
+
+
 def test_pictures_are_examples_for_volumes(command):
     for folder, array in (("images", 255 * values()[..., 0]), ("labels", values()[..., 0] > 0.5)):
         Path("slices", folder).mkdir(parents=True)
