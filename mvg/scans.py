@@ -66,11 +66,14 @@ def read_scan_values(path: Path) -> Volume:
     """Reads a volume of any kind, after verification, in RAS+ orientation.
 
     Raises:
-        ValueError: If it is missing, damaged, or no plain volume.
+        ValueError: If it is missing, damaged, no plain volume, or sheared.
     """
     volume = read_grid(Location(path))
     if not isinstance(volume, Volume):
         raise ValueError(f"{path}: this is a picture, but a volume ({', '.join(SCANS)}) is needed; export it as one")
+    axes = volume.affine[:3, :3] / np.array(volume.spacing)
+    if not np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
+        raise ValueError(f"{path}: the affine is sheared; resample the volume onto a grid with right angles")
     return volume
 
 

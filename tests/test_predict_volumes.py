@@ -131,6 +131,13 @@ def test_metaimage_and_nrrd_keep_their_grid(number, suffix, command):
     assert np.array_equal(answer, np.asarray(nibabel.load("plain/q.nii").dataobj))
 
 
+def test_sheared_nrrd_is_named(refused):
+    sitk.WriteImage(sitk.GetImageFromArray(values()), "q.nrrd")
+    content = Path("q.nrrd").read_bytes().replace(b"(1,0,0) (0,1,0)", b"(1,0,0) (0.4,1,0)")
+    Path("q.nrrd").write_bytes(content)
+    assert "q.nrrd: the affine is sheared" in refused("--input", "q.nrrd")
+
+
 def test_truncated_metaimage_is_named(refused):
     sitk.WriteImage(sitk.GetImageFromArray(values()), "q.mha")
     Path("q.mha").write_bytes(Path("q.mha").read_bytes()[:-100])
