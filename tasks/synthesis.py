@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from mvg.data.manifest import is_label
 from mvg.data.source import Index
 from mvg.data.subject import Subject
 from mvg.episode import Answer, Pair, Spec
@@ -104,6 +105,4 @@ class Synthesis(Task):
 def image_roles(index: Index) -> list[str]:
     """Roles of an index that hold images: those for which no class is offered and whose name is not `labels...`."""
     labels = {name.partition("=")[0] for name in index.keys if "=" in name}
-    return sorted(
-        name for name in index.keys if "=" not in name and name not in labels and not name.startswith("labels")
-    )
+    return sorted(name for name in index.keys if "=" not in name and name not in labels and not is_label(name))

@@ -9,6 +9,7 @@ from typing import Any
 from mvg.data.file_source import FileSource
 from mvg.data.intensity import Intensity
 from mvg.data.location import Location, readable
+from mvg.data.manifest import is_label
 from mvg.data.readers import case_name
 from mvg.data.splits import assign_splits, group_of
 
@@ -91,9 +92,7 @@ class FolderSource(FileSource):
         )
         self.root, self.roles = root, roles or {"image": "images", "labels": "labels"}
         self.optional = frozenset(optional or ())
-        self.label_roles = frozenset(
-            label_roles if label_roles is not None else (role for role in self.roles if role.startswith("labels"))
-        )
+        self.label_roles = frozenset(label_roles if label_roles is not None else filter(is_label, self.roles))
         self._images = [role for role in self.roles if role not in self.label_roles and role not in self.optional]
         if not self._images:
             raise ValueError(

@@ -18,7 +18,7 @@ from mvg.data.importers.dataset import (
 )
 from mvg.data.importers.nnunet import class_names
 from mvg.data.location import READABLE, Location
-from mvg.data.manifest import Row
+from mvg.data.manifest import Row, is_label
 from mvg.data.readers import case_name
 
 _LABELS = ("label", "labels", "seg", "mask")
@@ -121,8 +121,8 @@ def _monai_case(path: Path, files: Mapping[str, Any], split: str) -> list[Row]:
             role = "labels" if key in _LABELS else key
             several = isinstance(value, list) and len(value) > 1
             images[f"{role}_{number}" if several else role] = Location.parse(name, path.parent)
-    if all(role.startswith("labels") for role in images):
+    if all(map(is_label, images)):
         raise ValueError(f"{path}: the entry {dict(files)} names no image file; correct it")
-    first = next(location for role, location in images.items() if not role.startswith("labels"))
+    first = next(location for role, location in images.items() if not is_label(role))
     case = str(files.get("id") or files.get("case") or case_name(first.path))
     return [Row(case, str(files.get("patient") or case), split, role, location) for role, location in images.items()]

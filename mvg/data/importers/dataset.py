@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvg.data.location import Location
-from mvg.data.manifest import Row
+from mvg.data.manifest import Row, is_label
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def role_names(modalities: Sequence[str]) -> list[str]:
     roles: list[str] = []
     for modality in modalities:
         name = re.sub(r"\W+", "_", modality.lower()).strip("_") or "image"
-        name = f"image_{name}" if name.startswith("labels") else name
+        name = f"image_{name}" if is_label(name) else name
         roles.append(name if name not in roles else f"{name}_{len(roles)}")
     return roles
 
