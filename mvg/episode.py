@@ -68,6 +68,9 @@ class Episode:
         swap_target: `(B, C_out, *S)`, the query's target under that other structure or task.
         swappable: `(B,)` bool, where the control exists.
         swap_specs: what each task drew for the other structure or task (its own spec where not swappable).
+        coarse_image: `(B, C_in, *S)`, the query at the coarser scale, brought to its size, in next-scale prediction;
+            None at the first scale.
+        coarse_target: `(B, C_out, *S)`, what was (or, in training, might have been) painted there.
     """
 
     image: Tensor
@@ -87,6 +90,8 @@ class Episode:
     swap_target: Tensor | None = None
     swappable: Tensor | None = None
     swap_specs: tuple[Spec, ...] = ()
+    coarse_image: Tensor | None = None
+    coarse_target: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_shapes(self.image, self.context_images, self.context_targets)
@@ -103,6 +108,25 @@ class Episode:
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+    @property
+    def coarse(self) -> Pair | None:
+        """The query at the coarser scale with what was painted there; None at the first scale."""
+        return None if self.coarse_image is None else Pair(self.coarse_image, self.coarse_target)
+
+    def coarse_as_context(self) -> Episode:
+        """Moves the coarser scale to the end of the context, with weight 0, for networks that know pairs alone."""
+        if self.coarse_image is None or self.coarse_target is None:
+            return self
+        silent = torch.zeros_like(self.weight)
+        return replace(
+            self,
+            context_images=torch.cat([self.context_images, self.coarse_image[:, None]], 1),
+            context_targets=torch.cat([self.context_targets, self.coarse_target[:, None]], 1),
+            context_weights=torch.cat([self.context_weights, silent[:, None]], 1),
+            coarse_image=None,
+            coarse_target=None,
+        )
 
     def first(self, number: int) -> Episode:
         """Returns the first episodes of the batch."""

@@ -316,6 +316,7 @@ class CanvasViT(InContextModel):
 
     def loss(self, episode: Episode) -> dict[str, Tensor]:
         """Hybrid objective: hidden label tokens are painted, masked blocks (MIM) or whole labels (AR)."""
+        episode = episode.coarse_as_context()
         images = torch.cat([episode.context_images, episode.image[:, None]], 1)
         targets = torch.cat([episode.context_targets, episode.target[:, None]], 1)
         weights = torch.cat([episode.context_weights, episode.weight[:, None]], 1)
