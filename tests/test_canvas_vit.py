@@ -36,6 +36,7 @@ def released(**changes):
 
 PRESETS = {
     "released": released(),
+    "joined": released(decoder=TwoConvHead(channels=8, number=2, joined=True)),
     "paper": small(absolute=2, zero_shot=1.0),
     "full": small(attention="full"),
     "colour": small(in_channels=2, out_channels=3),

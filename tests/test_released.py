@@ -72,20 +72,22 @@ def plain_block(x, state, name, heads, height, width):
 
 
 def plain_head(taps, state, height, width, patch):
-    tokens = torch.cat([norm(tap, state, "decoder.norm.") for tap in taps], -1)[:, height * width // 2 :]
+    tokens = torch.cat([norm(tap, state, "decoder.norm.") for tap in taps], -1)
     cells = F.linear(tokens, state["decoder.expand.weight"], state["decoder.expand.bias"])
-    pixels = torch.zeros(len(cells), 8, height // 2 * patch, width * patch)
+    pixels = torch.zeros(len(cells), 8, height * patch, width * patch)
     for number in range(cells.shape[1]):
         top, left = number // width * patch, number % width * patch
         cell = cells[:, number].view(-1, patch, patch, 8).permute(0, 3, 1, 2)
         pixels[:, :, top : top + patch, left : left + patch] = cell
     hidden = F.conv2d(pixels, state["decoder.refine.0.weight"], state["decoder.refine.0.bias"], padding=1)
     hidden = F.gelu(norm(hidden.movedim(1, -1), state, "decoder.refine.1.").movedim(-1, 1))
-    return F.conv2d(hidden, state["decoder.refine.3.weight"], state["decoder.refine.3.bias"])
+    return F.conv2d(hidden, state["decoder.refine.3.weight"], state["decoder.refine.3.bias"])[
+        :, :, pixels.shape[2] // 2 :
+    ]
 
 
 def test_released_network_is_the_plain_one():
-    network = make("released", image_size=(8, 12), depth=12, decoder=TwoConvHead(channels=8, number=4))
+    network = make("released", image_size=(8, 12), depth=12, decoder=TwoConvHead(channels=8, number=4, joined=True))
     episode = draw(network, batch=2, context=1)
     plain = plain_released(
         network.state_dict(), episode.image, episode.context_images[:, 0], episode.context_targets[:, 0]

@@ -68,14 +68,15 @@ class Block(nn.Module):
         self.mlp = Mlp(width, round(width * mlp_ratio))
         self.drop = DropPath(drop_path)
 
-    def _rest(self, x: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Adds what was attended to, and the perceptron, to the tokens."""
         x = x + self.drop(attended)
         x = x + self.drop(self.mlp(self.norm2(x)))
         return x
 
     def forward(self, x: Tensor, angles: Tensor | None, canvas: Sequence[int]) -> Tensor:
         """Full attention over `(B, N, width)`."""
-        return self._rest(x, self.attn(self.norm1(x), angles, canvas))
+        return self.finish(x, self.attn(self.norm1(x), angles, canvas))
 
     def read(
         self, x: Tensor, angles: Tensor, last: bool = False, past: KeyValue | None = None
@@ -88,9 +89,9 @@ class Block(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in self.attn.project(self.norm1(x), angles))
         if last:
             return x, (k, v)
-        return self._rest(x, self.attn.merge(read_in_order(q, k, v, past).transpose(1, 2))), (k, v)
+        return self.finish(x, self.attn.merge(read_in_order(q, k, v, past).transpose(1, 2))), (k, v)
 
     def ask(self, x: Tensor, angles: Tensor, context: KeyValue, counts: Sequence[int]) -> Tensor:
         """Query tiles `(B, K, N, width)`; tile j sees itself and the first `counts[j]` context tiles."""
         q, k, v = (part.transpose(1, 2) for part in self.attn.project(self.norm1(x), angles))
-        return self._rest(x, self.attn.merge(ask_in_order(q, k, v, context, counts).transpose(1, 2)))
+        return self.finish(x, self.attn.merge(ask_in_order(q, k, v, context, counts).transpose(1, 2)))

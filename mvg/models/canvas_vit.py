@@ -99,6 +99,10 @@ class CanvasViT(InContextModel):
         stem, decoder = stem or PatchStem(), decoder or TwoConvHead()
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
         self._check(stem.stride, width, heads, attention, position, merge)
+        if decoder.joined and attention == "ordered":
+            raise ValueError(
+                "a `joined` decoder needs `attention: full`, as tiles of an ordered canvas are painted apart"
+            )
         check_statistics(in_channels, out_channels, mean=mean, std=std)
         self.grid = tuple(side // stem.stride for side in self.image_size)
         self.ordered, self.relative, self.merge = attention == "ordered", position == "relative", merge
@@ -115,7 +119,7 @@ class CanvasViT(InContextModel):
             Block(width, heads, mlp_ratio, drop_path * i / max(1, depth - 1), canvas if self.relative else None)
             for i in range(depth)
         )
-        self.taps, self.needs_pool = decoder.taps(depth), decoder.needs_pool
+        self.taps, self.needs_pool, self.joined = decoder.taps(depth), decoder.needs_pool, decoder.joined
         self.decoder = decoder.build(dims, stem, width, depth, out_channels)
         self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, *(1,) * dims), persistent=False)
         self.register_buffer("std", torch.tensor(tuple(std)).view(-1, *(1,) * dims), persistent=False)
@@ -216,9 +220,10 @@ class CanvasViT(InContextModel):
 
     # ------------------------------------------------------------------ full attention
 
-    def _full(self, tiles: Tiles, painted: slice) -> Tensor:
-        """Runs all tiles through the blocks together and paints some of them, `(B, K, C_out, *S)`."""
+    def _full(self, tiles: Tiles, first: int) -> Tensor:
+        """Runs all tiles through the blocks together and paints those from `first` on, `(B, K, C_out, *S)`."""
         batch, number = tiles.image.shape[:2]
+        painted = slice(max(0, first - self.joined), None)
         canvas = (number * self.grid[0], *self.grid[1:])
         rotary = None if self.rotary is None else self.rotary(self.grid).repeat(number, 1)
         taps = []
@@ -236,8 +241,8 @@ class CanvasViT(InContextModel):
                 taps.append(merged.unflatten(1, (number, -1))[:, painted])
             if index == self.merge - 1:
                 tokens = merged
-        chosen = range(number)[painted]
-        return self._paint(taps, tiles.pick(painted), tiles.pool, [tuple(range(number))] * len(chosen))
+        visible = [tuple(range(number))] * len(range(number)[painted])
+        return self._paint(taps, tiles.pick(painted), tiles.pool, visible)[:, first - painted.start :]
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         if self.checkpointing and self.training:
@@ -289,14 +294,13 @@ class CanvasViT(InContextModel):
     def answer(self, image: Tensor, memory: CanvasMemory, coarse: Pair | None = None) -> Tensor:
         """Paints queries after a remembered context; a coarse answer counts as one more example."""
         if coarse is not None and coarse.target is not None:
-            extra = self._append(memory, coarse.image[:, None], coarse.target[:, None])
-            return self.answer(image, extra)
+            return self.answer(image, self._append(memory, coarse.image[:, None], coarse.target[:, None]))
         hidden = torch.ones((len(image), 1, *self.grid), dtype=torch.bool, device=image.device)
         target = image.new_zeros((len(image), 1, self.out_channels, *image.shape[2:]))
         query = self.embed(image[:, None], target, hidden)
         number = memory.tiles.image.shape[1]
         if not self.ordered:
-            return self._full(memory.tiles.join(query), slice(number, None))[:, 0]
+            return self._full(memory.tiles.join(query), number)[:, 0]
         visible = [tuple(range(number))]
         taps = self._ask(query, memory.keys_values, visible)
         return self._paint(taps, query, memory.tiles.pool, visible)[:, 0]
@@ -328,7 +332,7 @@ class CanvasViT(InContextModel):
         if self.ordered:
             painted = self._train_ordered(images, targets, masks, first)
         else:
-            painted = self._full(self.embed(images, targets, masks), slice(first, None))
+            painted = self._full(self.embed(images, targets, masks), first)
         counts = weights[:, first:] * enlarge(masks[:, first:].flatten(0, 1), images.shape[3:]).unflatten(
             0, (len(images), -1)
         )

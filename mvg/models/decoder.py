@@ -10,16 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvg.canvas import to_map
+from mvg.canvas import split, to_map
 from mvg.configuration import Configurable
 from mvg.models.stem import ConvBlock, ConvStem, FineBlock, Stem, conv
 from mvg.models.transfer import CodeTransfer, Matching, Pool, PrototypeTransfer
 
 
 class Decoder(metaclass=Configurable):
-    """The plan of a decoder."""
+    """The plan of a decoder.
+
+    Attributes:
+        needs_pool: Whether it looks at the context.
+        joined: Whether the tiles of an episode are painted as one canvas.
+    """
 
     needs_pool: bool = False
+    joined: bool = False
 
     @abstractmethod
     def taps(self, depth: int) -> tuple[int, ...]:
@@ -64,10 +70,12 @@ class TwoConvHead(Decoder):
     Args:
         channels: Channels at full resolution.
         number: Number of taps, evenly spaced over the depth; each passes one shared layer normalisation.
+        joined: The convolutions run over the stacked tiles, so that the edge of a tile sees its neighbour, as in the
+            public code; needs `full` attention.
     """
 
-    def __init__(self, channels: int = 64, number: int = 4) -> None:
-        self.channels, self.number = channels, number
+    def __init__(self, channels: int = 64, number: int = 4, joined: bool = False) -> None:
+        self.channels, self.number, self.joined = channels, number, joined
 
     def taps(self, depth: int) -> tuple[int, ...]:
         """Returns the last block of each quarter."""
@@ -76,7 +84,7 @@ class TwoConvHead(Decoder):
 
     def build(self, dims: int, stem: Stem, width: int, depth: int, out_channels: int) -> DecoderModule:
         """Builds the module."""
-        return _Head(dims, stem.stride, width, len(self.taps(depth)), self.channels, out_channels)
+        return _Head(dims, stem.stride, width, len(self.taps(depth)), self.channels, out_channels, self.joined)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -88,9 +96,11 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class _Head(DecoderModule):
-    def __init__(self, dims: int, stride: int, width: int, taps: int, channels: int, out_channels: int) -> None:
+    def __init__(
+        self, dims: int, stride: int, width: int, taps: int, channels: int, out_channels: int, joined: bool
+    ) -> None:
         super().__init__()
-        self.stride, self.dims, self.channels = stride, dims, channels
+        self.stride, self.dims, self.channels, self.joined = stride, dims, channels, joined
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width * taps, channels * stride**dims)
         self.refine = nn.Sequential(
@@ -110,8 +120,13 @@ class _Head(DecoderModule):
         visible: Sequence[Sequence[int]],
     ) -> Tensor:
         pixels = self.expand(torch.cat([self.norm(tokens) for tokens in taps], -1))
-        painted: Tensor = self.refine(self.unfold(pixels, grid))
-        return painted
+        if not self.joined:
+            painted: Tensor = self.refine(self.unfold(pixels, grid))
+            return painted
+        tiles = len(visible)
+        stacked = pixels.unflatten(0, (-1, tiles)).flatten(1, 2)
+        canvas = self.refine(self.unfold(stacked, (tiles * grid[0], *grid[1:])))
+        return split(canvas, tiles).flatten(0, 1)
 
     def unfold(self, pixels: Tensor, grid: Sequence[int]) -> Tensor:
         """Lays the pixels of each token out: `(M, N, p^dims * C)` to `(M, C, *S)`."""
