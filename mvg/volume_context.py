@@ -26,7 +26,12 @@ _AIR, _CONTENT = 0.05, 0.02
 
 
 def read_volume_slices(
-    predictor: Predictor, images: Sequence[Path], targets: Sequence[Path], slices: str, rule: Intensity
+    predictor: Predictor,
+    images: Sequence[Path],
+    targets: Sequence[Path],
+    slices: str,
+    rule: Intensity,
+    empty: bool = False,
 ) -> tuple[list[Slice], int]:
     """Reads pairs of volumes one after the other, and keeps their slices at the network's size.
 
@@ -36,6 +41,7 @@ def read_volume_slices(
         targets: One for each image; brought onto its grid by the two affines, as in training.
         slices: How volumes are cut.
         rule: Brings images to [0, 1].
+        empty: Keep the slices of label maps that show no class, too.
 
     Returns:
         The slices, and the axis across which they were cut.
@@ -52,7 +58,7 @@ def read_volume_slices(
         axes.append(axis)
         if axis != axes[0]:
             raise ValueError(f"{path}: it is cut along another axis than {images[0].name}; name one with `slices`")
-        found += _cut_pair(predictor, volume, _read_target(predictor, target, volume), axis, rule)
+        found += _cut_pair(predictor, volume, _read_target(predictor, target, volume), axis, rule, empty)
     return found, axes[0]
 
 
@@ -67,18 +73,20 @@ def _read_target(predictor: Predictor, path: Path, onto: Volume) -> Volume:
     return moved
 
 
-def _cut_pair(predictor: Predictor, volume: Volume, target: Volume, axis: int, rule: Intensity) -> list[Slice]:
-    """Cuts a pair into slices; of label maps only those that show a class."""
+def _cut_pair(
+    predictor: Predictor, volume: Volume, target: Volume, axis: int, rule: Intensity, empty: bool
+) -> list[Slice]:
+    """Cuts a pair into slices; of label maps only those that show a class, unless empty ones are wanted."""
     planes, targets = cut(volume.values, axis), cut(target.values, axis)
     bounds, is_label = rule.limits(volume.values, None), predictor.task.is_label
     scale = (0.0, 1.0) if is_label else rule.limits(target.values, None)
     found = []
     for number, (plane, shown) in enumerate(zip(planes, targets, strict=True)):
-        if is_label and not shown.any():
+        if is_label and not empty and not shown.any():
             continue
         image = _to_tensor(plane, bounds, predictor.network.in_channels)
         wanted = torch.from_numpy(shown.astype(np.int64)) if is_label else _to_tensor(shown, scale, 1)
-        found.append(_slice(predictor, image, wanted, number / (len(planes) - 1) if len(planes) > 1 else 0.5))
+        found.append(to_slice(predictor, image, wanted, number / (len(planes) - 1) if len(planes) > 1 else 0.5))
     return found
 
 
@@ -95,10 +103,10 @@ def read_picture_slices(predictor: Predictor, images: Sequence[Path], targets: S
     shown, wanted = predictor.read_pairs(images, targets)
     if not predictor.task.is_label and len(wanted[0]) > 1:
         raise ValueError(f"{targets[0]}: colours cannot be painted into a volume; save the targets in grey")
-    return [_slice(predictor, image, target, 0.5) for image, target in zip(shown, wanted, strict=True)]
+    return [to_slice(predictor, image, target, 0.5) for image, target in zip(shown, wanted, strict=True)]
 
 
-def _slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
+def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
     """Brings a pair to the network's size and counts what it shows."""
     fitted = predictor.to_size(image, target)
     if predictor.task.is_label:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,3 +68,14 @@ class InContextModel(nn.Module, metaclass=Configurable):
     @abstractmethod
     def loss(self, episode: Episode) -> dict[str, Tensor]:
         """Returns the training loss under the key "loss" (a mean over episodes) and what else is worth a log line."""
+
+    def head_names(self) -> tuple[str, ...]:
+        """Names the submodules that paint, which adaptation may train alone; none by default."""
+        return ()
+
+    def prompt_places(self) -> Mapping[str, int]:
+        """Names submodules from tokens `(..., width)` to tokens, beside which prompts can be learned, with their width.
+
+        None by default; a container whose children are called in turn (`nn.Sequential`) is no such place.
+        """
+        return {}

@@ -10,16 +10,15 @@ from typing import Any, Literal, cast
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mvg.canvas import enlarge, episode_masks, to_map, to_tokens
+from mvg.canvas import enlarge, episode_masks, to_tokens
 from mvg.episode import Episode, Pair
 from mvg.models.attention import KeyValue
 from mvg.models.base import InContextModel
 from mvg.models.block import Block
 from mvg.models.decoder import Decoder, TwoConvHead
-from mvg.models.position import RotaryPosition
+from mvg.models.position import RotaryPosition, resize_position
 from mvg.models.stem import PatchStem, Pyramid, Stem
 from mvg.models.tiles import CanvasMemory, Tiles
 from mvg.models.transfer import Pool
@@ -159,6 +158,14 @@ class CanvasViT(InContextModel):
         places = {name for name, _ in self.named_parameters() if name.rpartition(".")[2] == "place"}
         return {"segments", "roles", "absolute", "stem.mask_token", *places}
 
+    def head_names(self) -> tuple[str, ...]:
+        """Names the decoder."""
+        return ("decoder",)
+
+    def prompt_places(self) -> dict[str, int]:
+        """Names the hidden layer of every block."""
+        return {f"blocks.{index}.mlp": self.segments.shape[1] for index in range(len(self.blocks))}
+
     # ------------------------------------------------------------------ embedding
 
     def embed(self, images: Tensor, targets: Tensor, hidden: Tensor) -> Tiles:
@@ -172,11 +179,10 @@ class CanvasViT(InContextModel):
         self._check_size(images.shape[3:], images.shape[2], targets.shape[2])
         batch = images.shape[:2]
         pixels, paint = (images - self.mean) / self.std, (targets - self.mean) / self.std
+        flat = pixels.flatten(0, 1)
         if pixels.ndim == 5:
-            flat_pixels = pixels.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        else:
-            flat_pixels = pixels.flatten(0, 1)
-        image = self.stem.image(flat_pixels)
+            flat = flat.contiguous(memory_format=torch.channels_last)
+        image = self.stem.image(flat)
         label = self.stem.label(paint.flatten(0, 1), hidden.flatten(0, 1))
         maps = tuple(x.unflatten(0, batch) for x in image.maps)
         pool = self._pool(maps, label, targets, hidden) if self.needs_pool else None
@@ -392,11 +398,3 @@ def check_statistics(in_channels: int, out_channels: int, **statistics: Sequence
                 f"`{name}` needs one value, or one a channel of both images ({in_channels}) and targets "
                 f"({out_channels}), got {len(values)}"
             )
-
-
-def resize_position(position: Tensor, grid: Sequence[int]) -> Tensor:
-    """Resizes learned absolute positions `(1, n ** dims, width)` to another grid, bicubic in 2D and trilinear in 3D."""
-    side = round(position.shape[1] ** (1 / len(grid)))
-    maps = to_map(position, (side,) * len(grid))
-    mode = "bicubic" if len(grid) == 2 else "trilinear"
-    return to_tokens(F.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False))

@@ -10,7 +10,9 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["RotaryPosition", "relative_offsets", "relative_tables", "resize_table", "rotate"]
+from mvg.canvas import to_map, to_tokens
+
+__all__ = ["RotaryPosition", "relative_offsets", "relative_tables", "resize_position", "resize_table", "rotate"]
 
 
 def relative_tables(grid: Sequence[int], head_dim: int) -> nn.ParameterList:
@@ -132,3 +134,11 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """
     rotated: Tensor = apply_rot_embed_cat(x, angles, half=True)
     return rotated
+
+
+def resize_position(position: Tensor, grid: Sequence[int]) -> Tensor:
+    """Resizes learned absolute positions `(1, n ** dims, width)` to another grid, bicubic in 2D and trilinear in 3D."""
+    side = round(position.shape[1] ** (1 / len(grid)))
+    maps = to_map(position, (side,) * len(grid))
+    mode = "bicubic" if len(grid) == 2 else "trilinear"
+    return to_tokens(F.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False))
