@@ -37,8 +37,7 @@ from mvg.models.base import InContextModel
 from mvg.report import NETWORK
 from mvg.task import Task
 from tasks import Inpainting
-from tasks.inpainting import hole_of
-from tasks.painting import clamped, foreground, truth
+from tasks.painting import clamped, foreground, marked, truth
 
 logger = logging.getLogger(__name__)
 
@@ -317,7 +316,7 @@ def _collect(
     clean = truth(pair, spec["channels"])
     mask = body = foreground(clean)
     if isinstance(task, Inpainting):
-        mask = hole_of(pair)
+        mask = marked(pair)
     if bool(body.any()) and bool(mask.any()):
         volume.add(entrant, clamped(painted, spec["channels"]), clean, mask)
 

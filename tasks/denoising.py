@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mvg.data.source import Index
 from mvg.data.subject import Subject
-from mvg.episode import Answer, Pair, Spec
-from mvg.task import Task
-from tasks.painting import (
-    channels_of,
-    check_range,
-    check_share,
-    clamped,
-    clean_image,
-    foreground,
-    gather,
-    image_scores,
-    truth,
-)
+from mvg.episode import Spec
+from tasks.painting import check_range
+from tasks.restoration import Restoration, check_kinds, log_uniform
 
-Noise = Literal["gaussian", "rician", "poisson", "speckle"]
+Noise = Literal["gaussian", "rician", "poisson", "speckle", "salt_pepper"]
 
 
-class Denoising(Task):
+class Denoising(Restoration):
     """Paints the clean image under the noise.
 
     The kind of noise and its strength are drawn once for an episode (strengths evenly on a logarithmic scale), the
@@ -49,11 +37,10 @@ class Denoising(Task):
             standard deviation sqrt(v / quanta). Low dose is few quanta.
         speckle: Range of the standard deviation relative to the value of the pixel, of multiplicative noise that is
             gamma distributed with mean 1, as of 1 / deviation^2 independent looks.
+        salt_pepper: Range of the share of pixels that are replaced, (0, 1]: half of them by 1, half by 0.
         mim: Share of training episodes trained by masked image modelling, [0, 1].
+        foreground: Least share of the loss weight that the foreground of the clean image gets, [0, 1).
     """
-
-    metrics: ClassVar[Mapping[str, bool]] = {"psnr": True, "ssim": True, "mae": False}
-    primary: ClassVar[str] = "psnr"
 
     def __init__(
         self,
@@ -64,53 +51,24 @@ class Denoising(Task):
         rician: tuple[float, float] = (0.01, 0.15),
         poisson: tuple[float, float] = (30.0, 3000.0),
         speckle: tuple[float, float] = (0.05, 0.4),
+        salt_pepper: tuple[float, float] = (0.01, 0.16),
         mim: float = 0.9,
+        foreground: float = 0.0,
     ) -> None:
         ranges = {"gaussian": gaussian, "rician": rician, "poisson": poisson, "speckle": speckle}
-        unknown = sorted(set(kinds) - set(ranges))
-        if unknown or not kinds:
-            raise ValueError(f"`kinds` must name some of {', '.join(ranges)}, got {list(kinds)}")
-        check_share("mim", mim)
-        self.role, self.degraded, self.kinds, self.mim = role, degraded, list(kinds), mim
-        self.ranges = {name: check_range(name, values) for name, values in ranges.items()}
+        check_kinds(kinds, [*ranges, "salt_pepper"])
+        super().__init__(role, degraded, {**ranges, "salt_pepper": salt_pepper}, foreground, mim)
+        check_range("salt_pepper", salt_pepper, 1.0)
+        self.kinds = list(kinds)
 
-    def accepts(self, index: Index) -> bool:
-        """Says whether an index offers the clean image."""
-        return self.role in index.keys
-
-    def draw(self, index: Index, rng: np.random.Generator, training: bool) -> Spec:
+    def strengths(self, rng: np.random.Generator) -> Spec:
         """Draws the kind of noise and its strength."""
         kind = self.kinds[int(rng.integers(len(self.kinds)))]
-        low, high = self.ranges[kind]
-        level = math.exp(rng.uniform(math.log(low), math.log(high)))
-        return {
-            "query": [self.role],
-            "context": [self.role],
-            "inputs": [self.degraded],
-            "kind": kind,
-            "level": level,
-            "channels": 1,
-        }
+        return {"kind": kind, "level": log_uniform(self.ranges[kind], rng)}
 
-    def complete(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec:
-        """Notes the number of channels of the clean image."""
-        return {**spec, "channels": channels_of(subjects, self.role)}
-
-    def encode(self, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
-        """Adds noise to one image, or takes the noisy one that the subject offers."""
-        if self.degraded in subject.images:
-            return Pair(subject.images[self.degraded], clean_image(subject, self.role))
-        clean = gather(subject, [self.role]).clamp(0, 1)
-        return Pair(add_noise(clean, spec["kind"], spec["level"], rng), clean)
-
-    def decode(self, painted: Tensor, spec: Spec) -> Answer:
-        """Clamps the painted image to [0, 1]."""
-        return Answer(image=clamped(painted, spec["channels"]))
-
-    def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
-        """PSNR, SSIM and mean absolute error in the foreground of the clean image; NaN if that is empty."""
-        target = truth(pair, spec["channels"])
-        return image_scores(clamped(painted, spec["channels"]), target, {"": foreground(target)})
+    def degrade(self, clean: Tensor, subject: Subject, spec: Spec, rng: np.random.Generator) -> Tensor:
+        """Adds noise to one image."""
+        return add_noise(clean, spec["kind"], spec["level"], rng)
 
 
 def add_noise(clean: Tensor, kind: Noise, level: float, rng: np.random.Generator) -> Tensor:
@@ -132,5 +90,8 @@ def add_noise(clean: Tensor, kind: Noise, level: float, rng: np.random.Generator
     if kind == "poisson":
         quanta = rng.poisson(positive.double().numpy() * level)
         return torch.from_numpy((quanta / level).astype(np.float32))
+    if kind == "salt_pepper":
+        place = torch.from_numpy(rng.random(shape, dtype=np.float32))
+        return torch.where(place < level, (place < level / 2).float(), clean)
     looks = 1 / level**2
     return positive * torch.from_numpy(rng.standard_gamma(looks, shape, dtype=np.float32) / np.float32(looks))

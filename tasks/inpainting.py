@@ -12,26 +12,24 @@ from torch.nn import functional as F
 
 from mvg.data.source import Index
 from mvg.data.subject import Subject
-from mvg.episode import Answer, Pair, Spec
-from mvg.task import Task
+from mvg.episode import Pair, Spec
 from tasks.painting import (
     FOREGROUND,
-    balanced_weight,
     channels_of,
     check_range,
     check_share,
-    clamped,
+    clamped_image,
     clean_image,
     foreground,
-    gather,
-    image_scores,
-    truth,
+    mark,
+    marked,
 )
+from tasks.restoration import ImageTask, check_kinds
 
-Hole = Literal["boxes", "blobs", "strokes", "given"]
+Hole = Literal["boxes", "blobs", "strokes", "slabs", "given"]
 
 
-class Inpainting(Task):
+class Inpainting(ImageTask):
     """Paints the whole image from one with a hole.
 
     The kind of hole and its size are drawn once for an episode, its place and shape for each image, around points of
@@ -45,7 +43,7 @@ class Inpainting(Task):
             target is the whole image if that is there too. At prediction time the query offers this role alone.
         mask: Label role that marks the hole, for the kind "given" and for images that have their hole already.
         kinds: Kinds of hole, one of them drawn for each episode: axis-parallel boxes, smooth blobs, strokes of a
-            brush, or "given" by the data set.
+            brush, "slabs" across an axis of the volume (bands in 2D, at least one plane), or "given" by the data set.
         share: Range of the share of the image's pixels that the hole takes, (0, 1).
         fill: Value of the hole.
         hole: Least share of the loss weight that the hole gets, [0, 1).
@@ -73,8 +71,7 @@ class Inpainting(Task):
         hole: float = 0.5,
         mim: float = 0.9,
     ) -> None:
-        if not kinds or set(kinds) - {*FIELDS, "given"}:
-            raise ValueError(f"`kinds` must name some of {', '.join(FIELDS)}, given, got {list(kinds)}")
+        check_kinds(kinds, [*FIELDS, "given"])
         if not 0 <= hole < 1:
             raise ValueError(f"`hole` must be in [0, 1), got {hole}")
         check_share("mim", mim)
@@ -117,39 +114,21 @@ class Inpainting(Task):
 
     def encode(self, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
         """Cuts a hole into one image, or takes the image with a hole that the subject offers."""
-        marked = subject.labels.get(self.mask)
-        hole = None if marked is None else marked > 0
+        labels = subject.labels.get(self.mask)
+        hole = None if labels is None else labels > 0
         if self.degraded in subject.images:
-            weight = None if hole is None else self._weigh(hole)
+            weight = None if hole is None else mark(hole, self.hole)
             return Pair(subject.images[self.degraded], clean_image(subject, self.role), weight)
-        target = gather(subject, [self.role]).clamp(0, 1)
+        target = clamped_image(subject, self.role)
         if spec["kind"] != "given":
             hole = cut_hole(target, spec["kind"], spec["share"], rng)
         elif hole is None:
             raise ValueError(f"case {subject.item.case!r} holds no hole {self.mask!r}")
-        return Pair(torch.where(hole, self.fill, target), target, self._weigh(hole))
+        return Pair(torch.where(hole, self.fill, target), target, mark(hole, self.hole))
 
-    def _weigh(self, hole: Tensor) -> Tensor | None:
-        """Weights with which a pixel of the hole counts at least twice as much as another; `(1, *S)`."""
-        share = float(hole.float().mean())
-        return balanced_weight(hole, max(self.hole, 2 * share / (1 + share)))
-
-    def decode(self, painted: Tensor, spec: Spec) -> Answer:
-        """Clamps the painted image to [0, 1]."""
-        return Answer(image=clamped(painted, spec["channels"]))
-
-    def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
-        """PSNR, SSIM and mean absolute error inside the hole, and in the foreground; NaN where that is empty."""
-        target = truth(pair, spec["channels"])
-        masks = {"_hole": hole_of(pair), "": foreground(target)}
-        return image_scores(clamped(painted, spec["channels"]), target, masks)
-
-
-def hole_of(pair: Pair) -> Tensor:
-    """Finds the hole by the weight of its pixels, `(*S)`, bool; empty if all weigh alike."""
-    weight = torch.ones_like(pair.image[:1]) if pair.weight is None else pair.weight
-    low, high = weight[weight > 0].aminmax() if bool((weight > 0).any()) else weight.aminmax()
-    return (weight[0] > (low + high) / 2) & (high > low)
+    def masks(self, pair: Pair, target: Tensor) -> Mapping[str, Tensor]:
+        """Scores inside the hole, and in the foreground."""
+        return {"_hole": marked(pair), "": foreground(target)}
 
 
 def cut_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator) -> Tensor:
@@ -160,7 +139,7 @@ def cut_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator) 
 
     Args:
         image: `(C, *S)`.
-        kind: "boxes", "blobs" or "strokes".
+        kind: "boxes", "blobs", "strokes" or "slabs".
         share: Share of the pixels that the hole takes, (0, 1).
         rng: Source of randomness.
 
@@ -240,6 +219,12 @@ def stroke_field(shape: tuple[int, ...], points: np.ndarray, rng: np.random.Gene
     return _resize(torch.from_numpy(field)[None, None], shape)
 
 
+def slab_field(shape: tuple[int, ...], points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Distance from the first point along one axis: level sets are slabs of a volume, or bands of an image."""
+    axis = int(rng.integers(len(shape)))
+    return np.array(np.broadcast_to(abs(_axes(shape)[axis] - points[0, axis]), shape))
+
+
 def _resize(field: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     """Interpolates `(1, 1, *s)` linearly to `(*S)`."""
     mode = "bilinear" if len(shape) == 2 else "trilinear"
@@ -247,4 +232,4 @@ def _resize(field: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     return resized
 
 
-FIELDS = {"boxes": box_field, "blobs": blob_field, "strokes": stroke_field}
+FIELDS = {"boxes": box_field, "blobs": blob_field, "strokes": stroke_field, "slabs": slab_field}

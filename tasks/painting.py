@@ -29,6 +29,21 @@ def gather(subject: Subject, roles: Sequence[str]) -> Tensor:
     return images[0] if len(images) == 1 else torch.cat(images)
 
 
+def clamped_image(subject: Subject, role: str) -> Tensor:
+    """The image `(C, *S)` that a task degrades, cut to [0, 1].
+
+    Raises:
+        ValueError: If the subject lacks it, or a value is no number: transforms would spread it over the image.
+    """
+    image = gather(subject, [role])
+    if bad := int((~image.isfinite()).sum()):
+        raise ValueError(
+            f"{role!r} of case {subject.item.case!r} holds {bad} values that are NaN or infinite; "
+            "replace them when it is read"
+        )
+    return image.clamp(0, 1)
+
+
 def clean_image(subject: Subject, role: str) -> Tensor | None:
     """The image `(C, *S)` that an image task asks for, cut to [0, 1]; None where the subject lacks it."""
     return subject.images[role].clamp(0, 1) if role in subject.images else None
@@ -86,6 +101,24 @@ def balanced_weight(mask: Tensor, share: float) -> Tensor | None:
         return None
     high, low = share * everything / inside, (1 - share) * everything / (everything - inside)
     return torch.where(mask, high, low)[None]
+
+
+def mark(mask: Tensor, share: float) -> Tensor | None:
+    """Weighs the pixels of a mask `(*S)` at least twice as much as others, so that `marked` finds it; `(1, *S)`.
+
+    Args:
+        mask: `(*S)`, bool.
+        share: Smallest share of the weight that the mask gets, [0, 1).
+    """
+    size = float(mask.float().mean())
+    return balanced_weight(mask, max(share, 2 * size / (1 + size)))
+
+
+def marked(pair: Pair) -> Tensor:
+    """Finds the mask of a pair by the weight of its pixels, `(*S)`, bool; empty if all weigh alike."""
+    weight = torch.ones_like(pair.image[:1]) if pair.weight is None else pair.weight
+    low, high = weight[weight > 0].aminmax() if bool((weight > 0).any()) else weight.aminmax()
+    return (weight[0] > (low + high) / 2) & (high > low)
 
 
 def foreground(reference: Tensor) -> Tensor:

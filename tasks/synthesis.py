@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from mvg.data.manifest import is_label
 from mvg.data.source import Index
 from mvg.data.subject import Subject
-from mvg.episode import Answer, Pair, Spec
-from mvg.task import Task
-from tasks.painting import channels_of, check_share, clamped, clean_image, foreground, gather, image_scores, truth
+from mvg.episode import Pair, Spec
+from tasks.painting import channels_of, check_share, clean_image, gather
+from tasks.restoration import ImageTask
 
 
-class Synthesis(Task):
+class Synthesis(ImageTask):
     """Paints another contrast or modality of the same anatomy.
 
     Scores are taken in the foreground of the true image (values above 0.01), with the data range 1.
@@ -29,9 +27,6 @@ class Synthesis(Task):
         joint: Whether all `sources` together are the channels of one input, instead of one of them.
         mim: Share of training episodes trained by masked image modelling, [0, 1].
     """
-
-    metrics: ClassVar[Mapping[str, bool]] = {"psnr": True, "ssim": True, "mae": False}
-    primary: ClassVar[str] = "psnr"
 
     def __init__(
         self,
@@ -79,15 +74,6 @@ class Synthesis(Task):
     def encode(self, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
         """Takes input and target from their roles; the pair has no target where that role is missing."""
         return Pair(gather(subject, spec["inputs"]), clean_image(subject, spec["target"]))
-
-    def decode(self, painted: Tensor, spec: Spec) -> Answer:
-        """Clamps the painted image to [0, 1]."""
-        return Answer(image=clamped(painted, spec["channels"]))
-
-    def score(self, painted: Tensor, pair: Pair, spec: Spec) -> dict[str, float]:
-        """PSNR, SSIM and mean absolute error in the foreground of the true image; NaN if that is empty."""
-        target = truth(pair, spec["channels"])
-        return image_scores(clamped(painted, spec["channels"]), target, {"": foreground(target)})
 
     def swap(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec | None:
         """Asks for another of the targets that the query and all context images hold."""

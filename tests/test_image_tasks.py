@@ -12,7 +12,8 @@ from mvg.data.source import Index
 from mvg.data.subject import Item, Subject
 from mvg.episode import Pair
 from tasks import Denoising, Inpainting, Synthesis
-from tasks.inpainting import cut_hole, hole_of
+from tasks.inpainting import cut_hole
+from tasks.painting import marked
 from tasks.synthesis import image_roles
 
 
@@ -92,7 +93,7 @@ def test_the_hole_is_filled_visible_and_known_to_the_score():
     for seed in range(6):
         _, subjects, pairs = episode(Inpainting(fill=0.9), seed=seed)
         for subject, pair in zip(subjects, pairs, strict=True):
-            hole = hole_of(pair)
+            hole = marked(pair)
             assert 0.02 < float(hole.float().mean()) < 0.25
             assert bool((pair.image[0, hole] == 0.9).all())
             assert torch.equal(pair.image[0, ~hole], subject.images["image"][0, ~hole])
@@ -102,7 +103,7 @@ def test_hole_scores_see_only_the_hole():
     spec, _, (pair, *_) = episode(TASKS["given hole"])
     hole = torch.zeros(SHAPES[2], dtype=torch.bool)
     hole[12:20, 12:25] = True
-    assert torch.equal(hole_of(pair), hole)
+    assert torch.equal(marked(pair), hole)
     outside = TASKS["given hole"].score(torch.where(hole, pair.target, 0.5), pair, spec)
     inside = TASKS["given hole"].score(torch.where(hole, pair.target - 0.1, pair.target), pair, spec)
     assert (outside["psnr_hole"], outside["mae_hole"]) == (100, 0)
@@ -117,7 +118,7 @@ def test_holes_of_any_size_are_found_again(size):
     mask[:, :size] = 1
     subject = Subject({"image": torch.ones(1, 20, 20)}, {"mask": mask}, cases()[0].items[0])
     pair = TASKS["given hole"].encode(subject, {"kind": "given"}, np.random.default_rng(0))
-    assert torch.equal(hole_of(pair), mask > 0)
+    assert torch.equal(marked(pair), mask > 0)
 
 
 def test_without_a_hole_its_scores_are_undefined():
