@@ -18,7 +18,9 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from mvg.adaptation import Adaptation, fingerprint, prepare
 from mvg.episode import Episode, Pair
+from mvg.finite_steps import FiniteSteps
 from mvg.models.base import InContextModel
 from mvg.models.initialise import check_start, initialise
 from mvg.report import Report, finite
@@ -48,6 +50,10 @@ class Generalist(pl.LightningModule):
         minutes: Ends training after this many minutes at the latest, and anneals over them; None for no such limit.
         pretrained: Name of a plain timm ViT (downloads its weights) or a local file of ViT weights to start from.
         weights: Folder of trained weights to start from, `<run>/weights` of another fit.
+        adaptation: Trains a part of the network only, or what is added to it, from `weights` on, and leaves an adapter
+            instead of weights; null trains all of it.
+        skips: Steps in a row that are left out, each with a warning that names its cases, because loss or gradient is
+            no number; one more ends training. 0 ends it at the first.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class Generalist(pl.LightningModule):
         minutes: float | None = None,
         pretrained: str | None = None,
         weights: str | None = None,
+        adaptation: Adaptation | None = None,
+        skips: int = 3,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -71,9 +79,13 @@ class Generalist(pl.LightningModule):
         self.network, self.optimizer = network, optimizer
         self.weight_decay, self.layer_decay, self.warmup, self.minutes = weight_decay, layer_decay, warmup, minutes
         self.pretrained, self.weights = pretrained, weights
+        self.adaptation, self.base = adaptation, ""
+        if adaptation is not None:
+            self._adapt(adaptation)
         self.tasks: dict[str, Task] = {}
         self.scores = nn.ModuleDict()
         self.report = Report()
+        self.steps = FiniteSteps(skips)
         self._ready = False
         self._spent = 0.0
         self._last = 0.0
@@ -85,9 +97,22 @@ class Generalist(pl.LightningModule):
 
     # ------------------------------------------------------------------ set-up
 
+    def _adapt(self, adaptation: Adaptation) -> None:
+        """Loads the base weights, remembers which they are, and freezes them; a checkpoint may replace them later."""
+        if self.weights is not None:
+            initialise(self.network, weights=self.weights)
+            self.base = fingerprint(self.network)
+        prepare(self.network, adaptation)
+
     def setup(self, stage: str) -> None:
-        """Loads starting weights, once and in any stage; makes the metrics of every task, the same on all processes."""
-        if not self._ready and self.trainer.ckpt_path is None:
+        """Loads starting weights, once and in any stage; makes the metrics of every task, the same on all processes.
+
+        Raises:
+            ValueError: If there are no trained weights to adapt.
+        """
+        if self.adaptation is not None and not self.base and self.trainer.ckpt_path is None:
+            raise ValueError("`adaptation` changes a trained network; name the folder of its weights with `weights`")
+        if not self._ready and self.trainer.ckpt_path is None and self.adaptation is None:
             initialise(self.network, self.pretrained, self.weights)
         self._ready = True
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -138,18 +163,17 @@ class Generalist(pl.LightningModule):
         self._last = time.monotonic()
 
     def training_step(self, batch: Episode, index: int) -> Tensor:
-        """Computes the loss and logs its mean."""
+        """Computes the loss and logs its mean over all processes."""
         losses = self.network.loss(batch)
         loss = losses["loss"]
-        if not torch.isfinite(loss):
-            each = losses.get("episodes", loss.expand(len(batch)))
-            broken = [case for case, value in zip(batch.cases, each.tolist(), strict=True) if not math.isfinite(value)]
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.global_step}, on the cases {', '.join(broken[:4])}; lower "
-                "the learning rate, set trainer.gradient_clip_val, or look at these cases"
-            )
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        shared = cast(Tensor, self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
+        self.steps.look(shared, batch, losses)
+        self.log("train/loss", shared, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Leaves out a step whose loss or gradient is no number."""
+        self.steps.check(self.trainer, optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         """Stops when the minutes are spent: by the clock of the first process, so that all take the same steps."""
@@ -162,12 +186,15 @@ class Generalist(pl.LightningModule):
                 self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the time spent."""
-        checkpoint["spent"] = self._spent
+        """Stores the time spent, the steps left out, and which weights are adapted."""
+        checkpoint["spent"], checkpoint["base"] = self._spent, self.base
+        checkpoint["skipped"] = self.steps.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the time spent before."""
+        """Takes up the time spent before, the steps left out, and which weights were adapted."""
         self._spent = float(checkpoint.get("spent", 0.0))
+        self.steps.restore(checkpoint.get("skipped", (0, 0)))
+        self.base = str(checkpoint.get("base", ""))
 
     # ------------------------------------------------------------------ validation and test
 

@@ -15,6 +15,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 from numpy.typing import NDArray
 
 import mvg
+from mvg.adaptation import ADAPTER, describe_adapter
 from mvg.configuration import to_config
 from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
 from mvg.data.readers import SIZE_LIMIT
@@ -49,6 +50,7 @@ def predict_files(
     output: Path,
     task: str | None = None,
     targets: Path | None = None,
+    adapter: Path | None = None,
     examples: int = 8,
     choice: Choice = "random",
     seed: int = 0,
@@ -71,8 +73,9 @@ def predict_files(
         input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
-            where the weights know one task.
+            where the weights know one task, or the adapter was made for one.
         targets: Folder of the targets, where `context` is the folder of the images alone.
+        adapter: Folder that `mvg adapt` wrote for these weights; its window is taken where none is given.
         examples: Largest number of examples to show to the network; for volumes, of slices for each class.
         choice: Which ones to show where there are more, "random" or the "first".
         seed: Seeds the choice and the colours of tasks that draw them.
@@ -94,9 +97,11 @@ def predict_files(
         ValueError: If anything is missing, damaged or does not fit together, or an output exists.
     """
     chosen = choose(find_pairs(context, targets), examples, choice, seed)
+    window = describe_adapter(adapter).get("window") if adapter and window is None else window
     predictor = Predictor.from_pretrained(
         folder=weights,
         task=task,
+        adapter=adapter,
         device=device,
         window=as_window(window),
         batch=batch,
@@ -105,7 +110,7 @@ def predict_files(
         **({} if aspect is None else {"aspect": aspect}),
     )
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
-    common, start = describe(predictor, weights, task, chosen), time.perf_counter()
+    common, start = describe(predictor, weights, task, chosen, adapter), time.perf_counter()
     log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
     if is_scan(jobs[0].query):
         volumes = VolumePredictor(predictor, slices, rule_for(weights, window), examples, context_choice)
@@ -143,11 +148,14 @@ def check_job(predictor: Predictor, job: Job) -> None:
         check_writable(job.answer, raster.values.dtype, len(predictor.examples[0].target))
 
 
-def describe(predictor: Predictor, folder: Path, task: str | None, chosen: Sequence[PairFiles]) -> dict[str, Any]:
+def describe(
+    predictor: Predictor, folder: Path, task: str | None, chosen: Sequence[PairFiles], adapter: Path | None
+) -> dict[str, Any]:
     """Collects what the answers of one call have in common, for their descriptions."""
     return {
         "version": mvg.__version__,
         "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
+        "adapter": None if adapter is None else {"folder": adapter.name, "sha256": fingerprint(adapter / ADAPTER)},
         "task": {"name": task, **to_config(predictor.task)},
         "aspect": predictor.aspect,
         "context": [

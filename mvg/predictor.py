@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
+from mvg.adaptation import adapted_task, load_adapter
 from mvg.configuration import from_config
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
@@ -87,9 +88,11 @@ class Predictor:
         batch: Largest number of images that are answered together.
         seed: Seeds the colours of tasks that draw them.
         size_limit: Largest number of pixels of an image.
+        adapter: Folder that `mvg adapt` wrote; it changes the network in place.
 
     Raises:
-        ValueError: If an argument is out of range, or the device does not exist here.
+        ValueError: If an argument is out of range, the device does not exist here, or the adapter belongs to other
+            weights.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Predictor:
         batch: int = 16,
         seed: int = 0,
         size_limit: int = SIZE_LIMIT,
+        adapter: str | Path | None = None,
     ) -> None:
         if batch < 1:
             raise ValueError(f"`batch` must be at least 1, got {batch}")
@@ -112,6 +116,8 @@ class Predictor:
         if len(network.image_size) != 2:
             raise ValueError(f"the network was built for volumes of {network.image_size}; take one for 2D images")
         self.device = _device(device)
+        if adapter is not None:
+            load_adapter(network, adapter)
         self.network, self.task = network.eval().to(self.device), task
         self.aspect, self.window, self.batch, self.seed, self.size_limit = aspect, window, batch, seed, size_limit
         self.passes: list[Pass] = []
@@ -120,17 +126,27 @@ class Predictor:
         self.channels: int | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, task: str | Task | None = None, **options: Any) -> Predictor:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        task: str | Task | None = None,
+        adapter: str | Path | None = None,
+        **options: Any,
+    ) -> Predictor:
         """Loads a trained folder.
 
         Args:
             folder: `<run>/weights` of a finished fit.
-            task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task.
+            task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
+                or the adapter was made for one.
+            adapter: Folder that `mvg adapt` wrote for these weights.
             **options: Arguments of the class; `aspect` is by default that of the training.
         """
-        known = weights.load_tasks(folder)
-        chosen = task if isinstance(task, Task) else find_task(known, task)
-        return cls(weights.load(folder), chosen, **{"aspect": weights.load_aspect(folder), **options})
+        if task is None and adapter is not None:
+            task = adapted_task(adapter)
+        chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
+        defaults = {"aspect": weights.load_aspect(folder), "adapter": adapter}
+        return cls(weights.load(folder), chosen, **{**defaults, **options})
 
     def set_context(self, images: Sequence[Source], targets: Sequence[Source]) -> None:
         """Reads the context; it stays until the next one is set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from pytorch_lightning.plugins import CheckpointIO
 
 import mvg
 from mvg import run_folder
+from mvg.adaptation import SaveAdapter
 from mvg.data import EpisodeDataModule
 from mvg.generalist import Generalist
+from mvg.resume import ContinueLoader, SaveLast, SeedBatches
 from mvg.weights import SaveWeights
 
 RUNS = Path("runs")
@@ -67,6 +70,7 @@ class TrainingCLI(LightningCLI):
         )
         for name in ("image_size", "in_channels", "out_channels"):
             parser.link_arguments(f"model.network.init_args.{name}", f"data.{name}")
+        parser.add_lightning_class_args(SaveLast, "last")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -109,7 +113,14 @@ class TrainingCLI(LightningCLI):
         loggers = given.logger
         if loggers is None or loggers is True:
             loggers = default_loggers(self.folder) if training else False
-        callbacks = [*as_list(given.callbacks), SaveWeights(), run_folder.SaveOnSignal(), run_folder.ContinueLoader()]
+        callbacks = [
+            *as_list(given.callbacks),
+            SaveWeights(),
+            SaveAdapter(),
+            ContinueLoader(),
+        ]
+        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None and self._get(self.config, "seed_everything"):
+            callbacks.append(SeedBatches(int(seed)))
         if training and loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         checkpoint = self._get(self.config_init, "checkpoint")

@@ -256,7 +256,7 @@ def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
 
 
 class SaveWeights(pl.Callback):
-    """Leaves `<run>/weights` when a fit ends, or is ended by hand."""
+    """Leaves `<run>/weights` when a fit ends, or is ended by hand; an adaptation leaves an adapter instead."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
@@ -269,6 +269,8 @@ class SaveWeights(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+            return
+        if getattr(pl_module, "adaptation", None) is not None:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         tasks, aspect = getattr(data, "tasks", {}), getattr(data, "aspect", None)
