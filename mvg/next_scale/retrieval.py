@@ -1,0 +1,165 @@
+"""Which windows of a context a window of the query is shown."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvg.configuration import Configurable
+from mvg.next_scale.level import Level
+from mvg.next_scale.pyramid import Pyramid
+
+
+class Crop(NamedTuple):
+    """A window of a context.
+
+    Attributes:
+        example: Number of the pair.
+        level: Number of its level.
+        low: First voxel on that level.
+    """
+
+    example: int
+    level: int
+    low: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A window of the query.
+
+    Attributes:
+        image: `(C_in, *window)`.
+        level: The scale of the query.
+        low: First voxel on it.
+        spacing: Size of its voxels, in the units of the context's.
+    """
+
+    image: Tensor
+    level: Level
+    low: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+class Retrieval(metaclass=Configurable):
+    """A rule that chooses windows of the context; equal arguments give equal windows."""
+
+    @abstractmethod
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns the windows that are shown for one window of the query, at least one."""
+
+
+class SamePlace(Retrieval):
+    """The window at the same relative place in every pair, at the level whose voxels are of nearest size.
+
+    Right where subjects are roughly registered, as scans of one protocol are.
+    """
+
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns one window of each pair."""
+        centre = asked.level.centre(asked.low)
+        numbers = [pyramid.nearest(asked.spacing) for pyramid in context]
+        return tuple(
+            Crop(k, number, pyramid.levels[number].around(centre))
+            for k, (number, pyramid) in enumerate(zip(numbers, context, strict=True))
+        )
+
+
+class Whole(Retrieval):
+    """All of every pair in one window, at its coarsest level."""
+
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns one window of each pair, the same for every query."""
+        return tuple(Crop(k, 0, pyramid.whole()) for k, pyramid in enumerate(context))
+
+
+class Foreground(Retrieval):
+    """The windows of every pair that show most of what is asked for, whatever the query shows.
+
+    The context of a level is then the same for all windows of the query, and is read once.
+
+    Args:
+        number: Windows of each pair; half of a window is shared at most.
+    """
+
+    def __init__(self, number: int = 1) -> None:
+        if number < 1:
+            raise ValueError(f"`number` of windows must be at least 1, got {number}")
+        self.number = number
+        self._kept: WeakKeyDictionary[Pyramid, dict[int, list[tuple[int, ...]]]] = WeakKeyDictionary()
+
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns the best windows of each pair."""
+        found = []
+        for k, pyramid in enumerate(context):
+            level, kept = pyramid.nearest(asked.spacing), self._kept.setdefault(pyramid, {})
+            if level not in kept:
+                kept[level] = self._best(pyramid, level)
+            found += [Crop(k, level, low) for low in kept[level]]
+        return tuple(found)
+
+    def _best(self, pyramid: Pyramid, number: int) -> list[tuple[int, ...]]:
+        places, level = pyramid.candidates(number), pyramid.levels[number]
+        order = pyramid.painted(number).argsort(descending=True, stable=True).tolist()
+        chosen: list[tuple[int, ...]] = []
+        for low in (places[k] for k in order):
+            shared = [sum(2 * abs(a - b) < s for a, b, s in zip(low, old, level.window, strict=True)) for old in chosen]
+            if all(axes < len(low) for axes in shared):
+                chosen.append(low)
+        return (chosen * self.number)[: self.number]
+
+
+class Nearest(Retrieval):
+    """The windows of every pair that look most like the query's, by the correlation of their images on a coarse grid.
+
+    Args:
+        number: Windows of each pair.
+        grid: Side of the grid.
+    """
+
+    def __init__(self, number: int = 1, grid: int = 8) -> None:
+        if number < 1 or grid < 2:
+            raise ValueError(f"`number` must be at least 1 and `grid` at least 2, got {number} and {grid}")
+        self.number, self.grid = number, grid
+        self._kept: WeakKeyDictionary[Pyramid, dict[int, Tensor]] = WeakKeyDictionary()
+
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns the nearest windows of each pair."""
+        feature, found = self._feature(asked.image), []
+        for k, pyramid in enumerate(context):
+            level, kept = pyramid.nearest(asked.spacing), self._kept.setdefault(pyramid, {})
+            places = pyramid.candidates(level)
+            if level not in kept:
+                kept[level] = torch.stack([self._feature(pyramid.image(level, low)) for low in places])
+            order = (kept[level] @ feature).argsort(descending=True, stable=True).tolist()
+            found += [Crop(k, level, places[place]) for place in (order * self.number)[: self.number]]
+        return tuple(found)
+
+    def _feature(self, image: Tensor) -> Tensor:
+        pool = F.adaptive_avg_pool2d if image.ndim == 3 else F.adaptive_avg_pool3d
+        small = pool(image.float(), self.grid).flatten(1)
+        return F.normalize((small - small.mean(1, keepdim=True)).flatten(), dim=0)
+
+
+class Several(Retrieval):
+    """What several rules choose, one after the other; windows that are chosen twice are shown once.
+
+    Args:
+        rules: The rules.
+    """
+
+    def __init__(self, rules: list[Retrieval]) -> None:
+        if not rules:
+            raise ValueError("`rules` must hold at least one rule, got none")
+        self.rules = list(rules)
+
+    def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
+        """Returns the windows of all rules."""
+        return tuple(dict.fromkeys(crop for rule in self.rules for crop in rule.choose(asked, context)))
