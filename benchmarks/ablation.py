@@ -1,6 +1,9 @@
-"""What decides the network: arms that differ in one factor, at equal training minutes, on validation patients.
+"""What decides the network: arms that differ in one factor, at equal compute, on validation patients.
 
     python -m benchmarks.ablation --minutes 8 --output DIR [--arms NAME ...] [--list]
+
+Equal compute: a step of every arm is first timed in turns with a step of the first arm (`DIR/costs.json`), and the
+minutes are turned into a number of steps, so that an arm loses nothing to other work on the machine.
 
 Every arm is trained in this process and leaves `DIR/ARM/seed-0` with its weights, its records (`val.csv`) and what was
 asked (`arm.json`); arms that are there are not trained again. `--final` scores the arms named, once, on test patients.
@@ -27,6 +30,7 @@ from omegaconf import OmegaConf
 from torch.optim import AdamW
 
 from benchmarks.evaluation import Protocol, Record, evaluate, load_data, network_entrant
+from benchmarks.step_cost import Costs, Stepper, training_step
 from benchmarks.summary import PRIMARY, cell, summarise, table
 from mvg import weights
 from mvg.controls import CONTROLS, TRIVIAL
@@ -66,7 +70,7 @@ class Ablation:
 
     Args:
         path: The file, see `configs/benchmark/ablation.yaml`.
-        minutes: Training time of each arm.
+        minutes: Training time of each arm on a quiet machine.
         seed: Seed of weights and episodes.
 
     Raises:
@@ -81,7 +85,8 @@ class Ablation:
             if unknown := sorted(set(arm) - set(PARTS)):
                 raise ValueError(f"arm {name!r} changes {unknown}; an arm can change {', '.join(PARTS)}")
         self.network = _read(Path(path).parent / config["network"])
-        self.data = _read(Path(path).parent / config["data"])
+        self.data = _without(_read(Path(path).parent / config["data"]), config.get("without", []))
+        self.data = merge(self.data, config.get("changes", {}))
         self.trainer: Config = config.get("trainer", {})
         self.evaluation: Config = config.get("evaluation", {})
 
@@ -123,14 +128,24 @@ class Ablation:
         pl.seed_everything(self.seed, verbose=False)
         return weights.build(self.network_of(arm))
 
-    def train(self, arm: str, network: InContextModel) -> dict[str, float]:
-        """Trains a network in place; returns the steps taken and the minutes spent, start-up included."""
+    def step(self, arm: str) -> Stepper:
+        """Prepares a training step of an arm, to be timed."""
+        network = self.build(arm)
+        return training_step(network, load_data(_resolved(self.data_of(arm)), network), self._autocast)
+
+    @property
+    def _autocast(self) -> bool:
+        return "bf16" in str(self.trainer.get("precision", ""))
+
+    def train(self, arm: str, network: InContextModel, steps: int) -> float:
+        """Trains a network in place; returns the minutes that it took here, start-up included."""
         model = dict(self.arms[arm].get("model", {}))
         if "learning_rate" in model:
             model["optimizer"] = partial(AdamW, lr=model.pop("learning_rate"))
-        module = Generalist(network, minutes=self.minutes, **model)
+        module = Generalist(network, **model)
         trainer = pl.Trainer(
             max_epochs=-1,
+            max_steps=steps,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -140,17 +155,25 @@ class Ablation:
         )
         start = time.monotonic()
         trainer.fit(module.train(), datamodule=load_data(_resolved(self.data_of(arm)), network))
-        return {"steps": trainer.global_step, "minutes": (time.monotonic() - start) / 60}
+        return (time.monotonic() - start) / 60
 
     def score(self, arm: str, network: InContextModel, split: str) -> list[Record]:
         """Scores a network on the patients of a split."""
         data = load_data(_resolved(self.data_of(arm)), network)
-        autocast = "bf16" in str(self.trainer.get("precision", ""))
-        records = evaluate({NETWORK: network_entrant(network, autocast)}, data, self.protocol_of(arm, split))
+        records = evaluate({NETWORK: network_entrant(network, self._autocast)}, data, self.protocol_of(arm, split))
         return [{**record, "arm": arm, "train_seed": self.seed} for record in records]
 
 
-def run_arm(ablation: Ablation, arm: str, output: Path) -> list[Record]:
+def measure(ablation: Ablation, arms: Sequence[str], output: Path) -> Costs:
+    """Times a step of the arms that were not timed yet, in turns with the first arm of the configuration."""
+    costs = Costs(output / "costs.json")
+    if missing := [arm for arm in arms if arm not in costs.ratios]:
+        reference = ablation.step(next(iter(ablation.arms)))
+        costs.measure(reference, {arm: partial(ablation.step, arm) for arm in missing})
+    return costs
+
+
+def run_arm(ablation: Ablation, arm: str, output: Path, costs: Costs) -> list[Record]:
     """Trains and scores an arm, or reads what it left.
 
     Raises:
@@ -163,8 +186,9 @@ def run_arm(ablation: Ablation, arm: str, output: Path) -> list[Record]:
             raise ValueError(f"{folder} holds this arm after other settings; give another --output, or delete it")
         return _records(folder / "val.csv")
     network = ablation.build(arm)
-    facts = ablation.train(arm, network)
-    logger.info("%s: %d steps in %.1f min", arm, facts["steps"], facts["minutes"])
+    steps = costs.steps(arm, ablation.minutes)
+    facts = {"steps": steps, "cost": costs.ratios[arm], "minutes": ablation.train(arm, network, steps)}
+    logger.info("%s: %d steps in %.1f min", arm, steps, facts["minutes"])
     weights.save(folder / "weights", network)
     records = ablation.score(arm, network.eval(), "val")
     _write(folder / "val.csv", pd.DataFrame(records).to_csv(index=False))
@@ -208,13 +232,14 @@ def report(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Mapping[
                 name = f"{kind} {metric}" + ("" if entrant == NETWORK else f", {entrant}")
                 means.setdefault(name, {})[arm] = float(part["mean"].mean())
     lines = [
-        "| arm | parameters | steps | " + " | ".join(means) + " |",
-        "| --- | ---: | ---: |" + " --- |" * len(means),
+        "| arm | parameters | cost of a step | steps | " + " | ".join(means) + " |",
+        "| --- | ---: | ---: | ---: |" + " --- |" * len(means),
     ]
     for arm in records:
         cells = [cell(column.get(arm, float("nan"))) for column in means.values()]
         known = facts.get(arm, {})
-        start = f"| {arm} | {known.get('parameters', 0):,.0f} | {known.get('steps', 0):,.0f} | "
+        size = f"{known.get('parameters', 0):,.0f} | {known.get('cost', 1):.2f} | {known.get('steps', 0):,.0f}"
+        start = f"| {arm} | {size} | "
         lines.append(start + " | ".join(cells) + " |")
     first = next(iter(records.values()))
     every = [record for record in first if record["entrant"] in TRIVIAL]
@@ -226,6 +251,13 @@ def _read(path: Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}; the shipped one is {CONFIG}")
     return cast(Config, OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+
+
+def _without(data: Config, names: Sequence[str]) -> Config:
+    """Leaves sources and tasks out."""
+    kept = {kind: {n: v for n, v in data[kind].items() if n not in names} for kind in ("sources", "tasks")}
+    weights = {n: v for n, v in data.get("weights", {}).items() if n not in names}
+    return {**data, **kept, "weights": weights}
 
 
 def _resolved(config: Config) -> Config:
@@ -251,7 +283,7 @@ def _write(path: Path, text: str) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line; `args` stands in for `sys.argv` in tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time of each arm")
+    parser.add_argument("--minutes", type=float, default=8.0, help="training time of each arm, on a quiet machine")
     parser.add_argument("--output", type=Path, help="folder of the results")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms to run; all by default")
     parser.add_argument("--list", action="store_true", help="print the names of the arms")
@@ -275,8 +307,12 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     results, facts = {}, {}
+    costs = None if options.final else measure(ablation, names, options.output)
     for arm in names:
-        results[arm] = (run_final if options.final else run_arm)(ablation, arm, options.output)
+        if costs is None:
+            results[arm] = run_final(ablation, arm, options.output)
+        else:
+            results[arm] = run_arm(ablation, arm, options.output, costs)
         facts[arm] = json.loads((_folder(ablation, arm, options.output) / "arm.json").read_text())
         text = report(results, facts)
         _write(options.output / ("test.md" if options.final else "val.md"), text + "\n")

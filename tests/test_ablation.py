@@ -1,15 +1,18 @@
 """The ablation: arms that differ where they say so, trained once, test patients left alone."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from benchmarks import ablation
 from benchmarks.ablation import CONFIG, Ablation, main
+from benchmarks.step_cost import Costs
 
 SHIPPED = Ablation(Path(__file__).parent.parent / CONFIG, minutes=1)
 
@@ -107,10 +110,27 @@ def test_every_shipped_arm_builds_and_differs_from_the_base(arm):
 
 def test_changes_reach_the_tasks_that_they_name():
     tasks = SHIPPED.data_of("random-colour")["tasks"]
-    assert {tasks[name]["init_args"]["scheme"] for name in ("segmentation", "tumour")} == {"random"}
+    assert tasks["segmentation"]["init_args"]["scheme"] == "random"
     assert "scheme" not in tasks["denoising"].get("init_args", {})
     assert {task["init_args"]["mim"] for task in SHIPPED.data_of("mim-only")["tasks"].values()} == {1.0}
     assert SHIPPED.network_of("unet-plain")["init_args"]["decoder"]["init_args"] == {"skips": "plain"}
+
+
+def test_names_that_are_left_out_are_in_no_part():
+    data = SHIPPED.data_of("ours")
+    assert "tumour" not in data["tasks"]
+    assert not {"sarcoma", "tumour"} & {*data["sources"], *data["weights"]}
+
+
+def test_equal_compute_gives_the_dearer_arm_fewer_steps(tmp_path):
+    costs = Costs(tmp_path / "costs.json")
+    reference, twice = (partial(torch.mm, x, x) for x in (torch.rand(300, 300), torch.rand(1200, 1200)))
+    costs.measure(reference, {"same": lambda: reference, "dear": lambda: twice})
+    assert costs.ratios["dear"] > 4 * costs.ratios["same"]
+    assert costs.steps("dear", 1) < costs.steps("same", 1) / 4
+    again = Costs(tmp_path / "costs.json")
+    again.measure(reference, {"same": lambda: twice})
+    assert (again.ratios, again.seconds) == (costs.ratios, costs.seconds)
 
 
 def test_arm_that_changes_what_is_not_there_is_refused(arms):
