@@ -1,0 +1,154 @@
+"""The command `mvg adapt`: a few labelled cases in, an adapter of a trained network out."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ActionYesNo, ArgumentParser
+
+from mvg.adaptation import ADAPTER, FACTS, Adaptation, Method, save_adapter
+from mvg.case_training import RATES, STEPS, Outcome, Plan, Validation, adapt_to_cases
+from mvg.cases import read_cases
+from mvg.configuration import to_config
+from mvg.context import find_pairs
+from mvg.data.readers import SIZE_LIMIT
+from mvg.predict import as_window
+from mvg.predictor import Predictor
+from mvg.volume_predictor import rule_for
+
+log = logging.getLogger(__name__)
+
+
+def adapt(args: Sequence[str]) -> None:
+    """Adapts a trained network to a new data set with a few labelled cases."""
+    parser = ArgumentParser(prog="mvg adapt", description=adapt.__doc__, exit_on_error=False)
+    parser.add_function_arguments(adapt_files, skip={"overwrite"})
+    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace an adapter that exists.")
+    words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
+    adapt_files(**parser.parse_args(words).as_dict())
+
+
+def adapt_files(
+    weights: Path,
+    context: Path,
+    output: Path,
+    task: str | None = None,
+    targets: Path | None = None,
+    method: Method = "lora",
+    rank: int = 8,
+    tokens: int = 16,
+    layers: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    validation: Validation = "auto",
+    patience: int = 5,
+    learning_rate: float | None = None,
+    batch: int = 8,
+    examples: int = 4,
+    window: list[float] | None = None,
+    slices: Literal["auto", "axial", "coronal", "sagittal"] = "auto",
+    aspect: str | None = None,
+    device: str = "cpu",
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
+    seed: int = 0,
+    workers: int = 0,
+    size_limit: int = SIZE_LIMIT,
+    overwrite: bool = False,
+) -> None:
+    """Adapts a trained network to a new data set with a few labelled cases.
+
+    Query and examples of each training step are different cases, changed at random. One case alone is its own example,
+    after stronger changes.
+
+    Args:
+        weights: Folder of a trained network, `<run>/weights`; it is left as it is.
+        context: Folder with `images/` and `targets/` (or `labels/`), as for `mvg predict`: files of one name are a
+            case, pictures or volumes.
+        output: Folder of the adapter, for `mvg predict --adapter`.
+        task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
+            where the weights know one task.
+        targets: Folder of the targets, where `context` is the folder of the images alone.
+        method: "lora" (a low-rank change of the layers), "prompt" (learned tokens beside the blocks), "head" (what
+            paints, alone) or "full" (everything; the adapter is as large as the weights).
+        rank: Rank of lora.
+        tokens: Learned tokens of prompt in each block.
+        layers: Regular expression that finds the names of the layers of lora, such as `attn|mlp`; all by default.
+        steps: Steps of each training; 200 if neither steps nor minutes are given.
+        minutes: Minutes of all trainings together, instead of steps; reading and validation are not counted.
+        validation: "held-out" trains on four fifths of the cases and keeps what is best on the others; "leave-one-out"
+            trains once without each case, then on all up to the step that was best on average; "none" trains to the
+            end; "auto" is none for one case, leave-one-out up to four, else held-out.
+        patience: Validations (a tenth of the steps, or 20 steps, apart) without a better one before training stops.
+        learning_rate: Highest learning rate; by default that of the method.
+        batch: Episodes a step.
+        examples: Largest number of examples of an episode.
+        window: As for `mvg predict`, which takes it from the adapter.
+        slices: How volumes are cut, as for `mvg predict`.
+        aspect: How images are brought to the network's size, as for `mvg predict`.
+        device: Where the network is trained, cpu or cuda.
+        precision: Of the training.
+        seed: Seeds everything.
+        workers: Processes that prepare batches.
+        size_limit: Largest number of pixels of an image.
+        overwrite: Replace an adapter that exists.
+
+    Raises:
+        ValueError: If anything is missing, damaged or does not fit together, or the output exists.
+    """
+    check_output(output, overwrite)
+    adaptation = Adaptation(method, rank, tokens, layers)
+    steps = STEPS if steps is None and minutes is None else steps
+    rate = RATES[method] if learning_rate is None else learning_rate
+    plan = Plan(
+        adaptation, str(weights), steps, minutes, rate, batch, examples, patience, device, precision, seed, workers
+    )
+    options: dict[str, Any] = {} if aspect is None else {"aspect": aspect}
+    predictor = Predictor.from_pretrained(
+        weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **options
+    )
+    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rule_for(weights, window))
+    network = predictor.network.cpu()
+    start = time.perf_counter()
+    outcome, facts = adapt_to_cases(network, predictor.task, cases, groups, plan, validation)
+    facts = {
+        "task": to_config(predictor.task),
+        "aspect": predictor.aspect,
+        "window": window,
+        "cases": len(cases),
+        "steps": outcome.step,
+        "seconds": round(time.perf_counter() - start, 1),
+        "learning_rate": rate,
+        "seed": seed,
+        "validation": facts,
+    }
+    save_adapter(output, outcome.network, adaptation, outcome.base, outcome.state, facts)
+    log.info("%s", tell(output, outcome, facts))
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Checks that an adapter can be written, and that nothing else is replaced.
+
+    Raises:
+        ValueError: If the folder exists and may not be replaced.
+    """
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output}: it exists; name another output, or replace it with --overwrite")
+    if output.exists() and not (output / FACTS).is_file():
+        raise ValueError(f"{output}: it exists and is no adapter, so it is not replaced; name another output")
+
+
+def tell(output: Path, outcome: Outcome, facts: dict[str, Any]) -> str:
+    """Says in a sentence what came of it."""
+    validation, size = facts["validation"], (output / ADAPTER).stat().st_size / 1e6
+    text = f"{outcome.step} steps on {facts['cases']} cases; adapter of {size:.1f} MB in {output}"
+    if validation["how"] == "none":
+        return f"{text}; not validated"
+    before, after, metric = validation["before"], validation["after"], validation["metric"]
+    if not validation["best_step"]:
+        text = f"{text}; no step was better than the weights themselves, so that the adapter changes nothing"
+    return f"{metric} on {validation['held_out']} held-out cases {before:.3f} before, {after:.3f} after; {text}"
