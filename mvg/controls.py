@@ -14,9 +14,14 @@ CONTROLS = ("pair swap", "task swap", "task swap, scored as swapped")
 def trivial_answers(episode: Episode) -> dict[str, Tensor]:
     """What can be painted without a network, each `(B, C_out, *S)`.
 
-    The query image itself, the target of the first context pair, and the mean of all targets of the context.
+    The query image itself, the target of the first context pair, and the mean of all targets of the context. An image
+    of several channels is their mean, or the channel that the spec names `identity` (the moving image of registration).
     """
-    image = episode.image.mean(1, keepdim=True).expand_as(episode.target)
+    image = episode.image.mean(1, keepdim=True)
+    for number, spec in enumerate(episode.specs):
+        if "identity" in spec:
+            image[number] = episode.image[number, spec["identity"]]
+    image = image.expand_as(episode.target)
     return {
         TRIVIAL[0]: image,
         TRIVIAL[1]: episode.context_targets[:, 0],

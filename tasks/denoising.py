@@ -12,7 +12,7 @@ from torch import Tensor
 from mvg.data.subject import Subject
 from mvg.episode import Spec
 from tasks.painting import check_range
-from tasks.restoration import Restoration, check_kinds, log_uniform
+from tasks.restoration import Restoration, check_kinds, choose
 
 Noise = Literal["gaussian", "rician", "poisson", "speckle", "salt_pepper"]
 
@@ -63,8 +63,8 @@ class Denoising(Restoration):
 
     def strengths(self, rng: np.random.Generator) -> Spec:
         """Draws the kind of noise and its strength."""
-        kind = self.kinds[int(rng.integers(len(self.kinds)))]
-        return {"kind": kind, "level": log_uniform(self.ranges[kind], rng)}
+        kind = choose(self.kinds, rng)
+        return {"kind": kind, "level": self.strength(kind, rng)}
 
     def degrade(self, clean: Tensor, subject: Subject, spec: Spec, rng: np.random.Generator) -> Tensor:
         """Adds noise to one image."""

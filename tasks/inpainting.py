@@ -17,7 +17,6 @@ from tasks.painting import (
     FOREGROUND,
     channels_of,
     check_range,
-    check_share,
     clamped_image,
     clean_image,
     foreground,
@@ -74,9 +73,9 @@ class Inpainting(ImageTask):
         check_kinds(kinds, [*FIELDS, "given"])
         if not 0 <= hole < 1:
             raise ValueError(f"`hole` must be in [0, 1), got {hole}")
-        check_share("mim", mim)
+        super().__init__({}, 0.0, mim)
         self.role, self.degraded, self.mask, self.kinds = role, degraded, mask, list(kinds)
-        self.share, self.fill, self.hole, self.mim = check_range("share", share, 0.9), fill, hole, mim
+        self.share, self.fill, self.hole = check_range("share", share, 0.9), fill, hole
 
     def accepts(self, index: Index) -> bool:
         """Says whether an index offers the image, and the mask if no other hole is allowed."""

@@ -28,17 +28,48 @@ from tasks.painting import (
 )
 
 Unit = Literal["pixel", "mm"]
-Limits = tuple[float, float]
 
 
 class ImageTask(Task):
     """A task that paints one image, scored inside of masks with the data range 1.
 
     A subclass whose spec holds `channels`, the number of channels of the target, has only to say how pairs are made.
+
+    Args:
+        ranges: Name of each strength that query and context share to its range, 0 < low <= high; those that count
+            things are named in `whole`, too.
+        foreground: Least share of the loss weight that the foreground of the target gets, [0, 1).
+        mim: Share of training episodes trained by masked image modelling, [0, 1].
     """
 
     metrics: ClassVar[Mapping[str, bool]] = {"psnr": True, "ssim": True, "mae": False}
     primary: ClassVar[str] = "psnr"
+    whole: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, ranges: Mapping[str, Sequence[float]], foreground: float, mim: float) -> None:
+        if not 0 <= foreground < 1:
+            raise ValueError(f"`foreground` must be in [0, 1), got {foreground}")
+        check_share("mim", mim)
+        self.foreground, self.mim = foreground, mim
+        self.ranges = {name: check_range(name, values) for name, values in ranges.items()}
+        for name in sorted(self.whole & ranges.keys()):
+            if any(int(value) != value for value in ranges[name]):
+                raise ValueError(f"`{name}` must be whole numbers, got {list(ranges[name])}")
+
+    def strengths(self, rng: np.random.Generator) -> Spec:
+        """Draws what query and context share, as plain values: one number for each range."""
+        return {name: self.strength(name, rng) for name in self.ranges}
+
+    def strength(self, name: str, rng: np.random.Generator) -> float | int:
+        """Draws from one range: evenly on a logarithmic scale, or evenly among whole numbers."""
+        low, high = self.ranges[name]
+        if name in self.whole:
+            return int(rng.integers(int(low), int(high) + 1))
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+    def weigh(self, target: Tensor | None) -> Tensor | None:
+        """Weights of the loss, `(1, *S)`; None for ones."""
+        return None if target is None or not self.foreground else balanced_weight(foreground(target), self.foreground)
 
     def masks(self, pair: Pair, target: Tensor) -> Mapping[str, Tensor]:
         """Where a pair is scored: what the names of the scores end in, to pixels `(*S)`; by default the foreground."""
@@ -62,14 +93,14 @@ class Restoration(ImageTask):
     [0, 1]; the result is neither clipped nor normalised again, so that the target keeps its units. Scores are taken in
     the foreground of the clean image (values above 0.01), with the data range 1.
 
-    A subclass names its ranges to `__init__` and implements `degrade`; it overrides `strengths` for choices that are
-    no ranges, and `orient` for those that need the number of axes.
+    A subclass implements `degrade`; it overrides `strengths` for choices that are no ranges, and `orient` for those
+    that need the number of axes.
 
     Args:
         role: The clean image, the target.
         degraded: Role of an image that is degraded already. Where a subject offers it, it is shown as it is, and the
             target is the clean image if that is there too. At prediction time the query offers this role alone.
-        ranges: Name of each strength to its range, 0 < low <= high.
+        ranges: Name of each strength to its range.
         foreground: Least share of the loss weight that the foreground of the clean image gets, [0, 1).
         mim: Share of training episodes trained by masked image modelling, [0, 1].
     """
@@ -77,11 +108,8 @@ class Restoration(ImageTask):
     def __init__(
         self, role: str, degraded: str, ranges: Mapping[str, Sequence[float]], foreground: float, mim: float
     ) -> None:
-        if not 0 <= foreground < 1:
-            raise ValueError(f"`foreground` must be in [0, 1), got {foreground}")
-        check_share("mim", mim)
-        self.role, self.degraded, self.foreground, self.mim = role, degraded, foreground, mim
-        self.ranges: dict[str, Limits] = {name: check_range(name, values) for name, values in ranges.items()}
+        super().__init__(ranges, foreground, mim)
+        self.role, self.degraded = role, degraded
 
     def accepts(self, index: Index) -> bool:
         """Says whether an index offers the clean image."""
@@ -91,10 +119,6 @@ class Restoration(ImageTask):
         """Draws the kind and the strength of the degradation."""
         roles = {"query": [self.role], "context": [self.role], "inputs": [self.degraded]}
         return {**roles, **self.strengths(rng), "channels": 1}
-
-    def strengths(self, rng: np.random.Generator) -> Spec:
-        """Draws what query and context share, as plain values: one number for each range."""
-        return {name: log_uniform(limits, rng) for name, limits in self.ranges.items()}
 
     def complete(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec:
         """Notes the number of channels of the clean image, and draws what depends on the number of axes."""
@@ -113,10 +137,6 @@ class Restoration(ImageTask):
         clean = clamped_image(subject, self.role)
         return Pair(self.degrade(clean, subject, spec, rng), clean, self.weigh(clean))
 
-    def weigh(self, clean: Tensor | None) -> Tensor | None:
-        """Weights of the loss, `(1, *S)`; None for ones."""
-        return None if clean is None or not self.foreground else balanced_weight(foreground(clean), self.foreground)
-
     @abstractmethod
     def degrade(self, clean: Tensor, subject: Subject, spec: Spec, rng: np.random.Generator) -> Tensor:
         """Returns a degraded copy of a clean image.
@@ -129,9 +149,9 @@ class Restoration(ImageTask):
         """
 
 
-def log_uniform(limits: Limits, rng: np.random.Generator) -> float:
-    """Draws a number from a range, evenly on a logarithmic scale."""
-    return math.exp(rng.uniform(math.log(limits[0]), math.log(limits[1])))
+def choose(kinds: Sequence[str], rng: np.random.Generator) -> str:
+    """Draws one of some kinds."""
+    return kinds[int(rng.integers(len(kinds)))]
 
 
 def draw_axis(axis: int | None, dims: int, rng: np.random.Generator) -> int:

@@ -10,7 +10,7 @@ from mvg.data.manifest import is_label
 from mvg.data.source import Index
 from mvg.data.subject import Subject
 from mvg.episode import Pair, Spec
-from tasks.painting import channels_of, check_share, clean_image, gather
+from tasks.painting import channels_of, clean_image, gather
 from tasks.restoration import ImageTask
 
 
@@ -37,8 +37,8 @@ class Synthesis(ImageTask):
     ) -> None:
         if joint and not sources:
             raise ValueError("`joint` needs the list of `sources`, whose order is that of the channels")
-        check_share("mim", mim)
-        self.sources, self.targets, self.joint, self.mim = sources, targets, joint, mim
+        super().__init__({}, 0.0, mim)
+        self.sources, self.targets, self.joint = sources, targets, joint
 
     def accepts(self, index: Index) -> bool:
         """Says whether at least one item offers a source and a target."""
