@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mvg.episode import Answer, Episode, Pair
     from mvg.generalist import Generalist
     from mvg.models.base import InContextModel
+    from mvg.next_scale import NextScale
     from mvg.predictor import Predictor
+    from mvg.scale_predictor import ScalePredictor
     from mvg.task import Task
     from mvg.volume_predictor import VolumePredictor
     from mvg.weights import build, load
@@ -24,8 +26,10 @@ __all__ = [
     "Episode",
     "Generalist",
     "InContextModel",
+    "NextScale",
     "Pair",
     "Predictor",
+    "ScalePredictor",
     "Task",
     "VolumePredictor",
     "build",
@@ -37,8 +41,10 @@ _MODULES = {
     "Episode": "mvg.episode",
     "Generalist": "mvg.generalist",
     "InContextModel": "mvg.models.base",
+    "NextScale": "mvg.next_scale",
     "Pair": "mvg.episode",
     "Predictor": "mvg.predictor",
+    "ScalePredictor": "mvg.scale_predictor",
     "Task": "mvg.task",
     "VolumePredictor": "mvg.volume_predictor",
     "build": "mvg.weights",

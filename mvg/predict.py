@@ -19,11 +19,13 @@ from mvg.adaptation import ADAPTER, describe_adapter
 from mvg.configuration import to_config
 from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
 from mvg.data.readers import SIZE_LIMIT
+from mvg.next_scale import NextScale, Windows, retrieval_of
 from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
 from mvg.predict_volumes import answer_volumes
 from mvg.predictor import Prediction, Predictor
 from mvg.preview import draw_preview
 from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.scale_predictor import ScalePredictor, takes_volumes
 from mvg.scans import is_scan
 from mvg.volume_predictor import ContextChoice, VolumePredictor, rule_for
 from mvg.weights import MODEL
@@ -34,11 +36,17 @@ log = logging.getLogger(__name__)
 def predict(args: Sequence[str]) -> None:
     """Answers images from files, after the examples in a folder."""
     parser = ArgumentParser(prog="mvg predict", description=predict.__doc__, exit_on_error=False)
-    parser.add_function_arguments(predict_files, skip={"preview", "overwrite"})
+    parser.add_function_arguments(predict_files, skip={"preview", "overwrite", "next_scale"})
     parser.add_argument(
         "--preview", action=ActionYesNo, default=False, help="Also write NAME.preview.png: query, answer and examples."
     )
     parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace outputs that exist.")
+    parser.add_argument(
+        "--next_scale",
+        action=ActionYesNo(yes_prefix="next_", no_prefix="single_"),
+        default=True,
+        help="Networks for volumes answer from coarse to fine, or (--single-scale) the full resolution alone.",
+    )
     words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
     predict_files(**parser.parse_args(words).as_dict())
 
@@ -57,6 +65,9 @@ def predict_files(
     window: list[float] | None = None,
     slices: Literal["auto", "axial", "coronal", "sagittal"] = "auto",
     context_choice: ContextChoice = "spread",
+    next_scale: bool = True,
+    context_windows: list[Windows] | None = None,
+    overlap: float = 0.25,
     aspect: str | None = None,
     device: str = "cpu",
     batch: int = 16,
@@ -86,6 +97,10 @@ def predict_files(
             of the context.
         context_choice: Which slices of the context are shown to volumes: "spread" over all positions, the same for
             every slice, or those of the "same-position" along the slicing axis.
+        next_scale: Networks for volumes answer from coarse to fine, instead of the full resolution alone.
+        context_windows: Which windows of examples a network for volumes is shown, one or several of "same-place" (the
+            default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
+        overlap: Share of a window that it has in common with the next one, for networks for volumes.
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         batch: Largest number of images that are answered together.
@@ -98,21 +113,27 @@ def predict_files(
     """
     chosen = choose(find_pairs(context, targets), examples, choice, seed)
     window = describe_adapter(adapter).get("window") if adapter and window is None else window
-    predictor = Predictor.from_pretrained(
-        folder=weights,
-        task=task,
-        adapter=adapter,
-        device=device,
-        window=as_window(window),
-        batch=batch,
-        seed=seed,
-        size_limit=size_limit,
-        **({} if aspect is None else {"aspect": aspect}),
-    )
+    limits = as_window(window)
+    predictor: Predictor | ScalePredictor
+    common_options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device}
+    if takes_volumes(weights):
+        plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval_of(context_windows))
+        predictor = ScalePredictor.from_pretrained(
+            **common_options, seed=seed, rule=rule_for(weights, limits), plan=plan
+        )
+    else:
+        shape = {} if aspect is None else {"aspect": aspect}
+        predictor = Predictor.from_pretrained(
+            **common_options, seed=seed, window=limits, batch=batch, size_limit=size_limit, **shape
+        )
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
     common, start = describe(predictor, weights, task, chosen, adapter), time.perf_counter()
     log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
-    if is_scan(jobs[0].query):
+    if isinstance(predictor, ScalePredictor):
+        if not is_scan(jobs[0].query):
+            raise ValueError(f"{jobs[0].query}: the network answers volumes; give it NIfTI, MHA or NRRD")
+        answer_volumes(predictor, jobs, chosen, common, read_names(context), preview)
+    elif is_scan(jobs[0].query):
         volumes = VolumePredictor(predictor, slices, rule_for(weights, window), examples, context_choice)
         answer_volumes(volumes, jobs, chosen, common, read_names(context), preview)
     else:
@@ -149,7 +170,11 @@ def check_job(predictor: Predictor, job: Job) -> None:
 
 
 def describe(
-    predictor: Predictor, folder: Path, task: str | None, chosen: Sequence[PairFiles], adapter: Path | None
+    predictor: Predictor | ScalePredictor,
+    folder: Path,
+    task: str | None,
+    chosen: Sequence[PairFiles],
+    adapter: Path | None,
 ) -> dict[str, Any]:
     """Collects what the answers of one call have in common, for their descriptions."""
     return {
@@ -157,7 +182,7 @@ def describe(
         "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
         "adapter": None if adapter is None else {"folder": adapter.name, "sha256": fingerprint(adapter / ADAPTER)},
         "task": {"name": task, **to_config(predictor.task)},
-        "aspect": predictor.aspect,
+        **({"aspect": predictor.aspect} if isinstance(predictor, Predictor) else {}),
         "context": [
             {
                 "name": pair.name,

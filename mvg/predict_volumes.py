@@ -19,6 +19,7 @@ from mvg.data.readers import VOLUMES, is_volume
 from mvg.outputs import Job, as_json, fingerprint, write_whole
 from mvg.preview import draw_slices
 from mvg.rasters import encode
+from mvg.scale_predictor import ScalePredictor
 from mvg.scans import Scan, cut, encode_volume, read_scan
 from mvg.volume_predictor import VolumePrediction, VolumePredictor
 
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def answer_volumes(
-    predictor: VolumePredictor,
+    predictor: VolumePredictor | ScalePredictor,
     jobs: Sequence[Job],
     chosen: Sequence[PairFiles],
     common: Mapping[str, Any],
@@ -55,8 +56,7 @@ def answer_volumes(
         answer = predictor(scan)
         facts = {
             **common,
-            "specs": [each.spec for each in predictor.contexts[0]],
-            "context_choice": predictor.choice,
+            **predictor.describe(),
             "query": {"file": job.query.name, "sha256": fingerprint(job.query)},
             "range": list(answer.limits),
             "slices": next(name for name, axis in AXES.items() if axis == answer.axis),

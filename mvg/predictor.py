@@ -114,8 +114,8 @@ class Predictor:
         if window is not None and not window[0] < window[1]:
             raise ValueError(f"`window` needs low < high, got {window[0]} and {window[1]}")
         if len(network.image_size) != 2:
-            raise ValueError(f"the network was built for volumes of {network.image_size}; take one for 2D images")
-        self.device = _device(device)
+            raise ValueError(f"the network was built for volumes of {network.image_size}; take `mvg.ScalePredictor`")
+        self.device = find_device(device)
         if adapter is not None:
             load_adapter(network, adapter)
         self.network, self.task = network.eval().to(self.device), task
@@ -338,7 +338,7 @@ def fill_boxes(size: Sequence[int], boxes: Tensor) -> Tensor:
     return labels
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Finds a device.
 
     Raises:

@@ -19,6 +19,7 @@ from mvg.predictor import Predictor
 from mvg.rasters import Raster, to_tensor
 from mvg.scans import cut, read_scan_values
 from mvg.slices import Slice
+from mvg.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +59,20 @@ def read_volume_slices(
         axes.append(axis)
         if axis != axes[0]:
             raise ValueError(f"{path}: it is cut along another axis than {images[0].name}; name one with `slices`")
-        found += _cut_pair(predictor, volume, _read_target(predictor, target, volume), axis, rule, empty)
+        found += _cut_pair(predictor, volume, read_target(predictor.task, target, volume), axis, rule, empty)
     return found, axes[0]
 
 
-def _read_target(predictor: Predictor, path: Path, onto: Volume) -> Volume:
-    """Reads a target and brings it onto the grid of its image."""
+def read_target(task: Task, path: Path, onto: Volume) -> Volume:
+    """Reads a target of a task and brings it onto the grid of its image.
+
+    Raises:
+        ValueError: If it is damaged, holds no classes where the task needs them, or does not overlap its image.
+    """
     target = read_scan_values(path)
-    if predictor.task.is_label:
+    if task.is_label:
         check_labels(target.values, path, frozenset())
-    moved, seen = resample(target, onto, predictor.task.is_label)
+    moved, seen = resample(target, onto, task.is_label)
     if not seen.any():
         raise ValueError(f"{path}: it does not overlap its image {onto.path.name}; check their affines")
     return moved

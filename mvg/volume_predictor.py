@@ -162,6 +162,10 @@ class VolumePredictor:
         self.predictor.show([example.image for example in chosen], targets)
         return self.predictor.passes
 
+    def describe(self) -> dict[str, Any]:
+        """Says what was asked and how, for the description of an answer."""
+        return {"specs": [each.spec for each in self.contexts[0]], "context_choice": self.choice}
+
     def __call__(self, volume: str | Path | Scan) -> VolumePrediction:
         """Answers one volume after the context.
 

@@ -2,7 +2,18 @@
 
 from mvg.next_scale.level import Level, levels
 from mvg.next_scale.pyramid import Pyramid
-from mvg.next_scale.retrieval import Asked, Crop, Foreground, Nearest, Retrieval, SamePlace, Several, Whole
+from mvg.next_scale.retrieval import (
+    Asked,
+    Crop,
+    Foreground,
+    Nearest,
+    Retrieval,
+    SamePlace,
+    Several,
+    Whole,
+    Windows,
+    retrieval_of,
+)
 from mvg.next_scale.rolling import NextScale, Scale
 
 __all__ = [
@@ -18,5 +29,7 @@ __all__ = [
     "Scale",
     "Several",
     "Whole",
+    "Windows",
     "levels",
+    "retrieval_of",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -48,6 +49,12 @@ class Pyramid:
         self.spacing = tuple(spacing) if spacing is not None else tuple(1 / size for size in shape)
         self.images = self._reduce(image, False)
         self.targets = None if target is None else self._reduce(target, largest)
+
+    def shows(self, target: Tensor, largest: bool = False) -> Pyramid:
+        """Returns the same image with another target, `(C_out, *S)`."""
+        other = copy.copy(self)
+        other.targets = other._reduce(target, largest)
+        return other
 
     def _reduce(self, values: Tensor, largest: bool) -> list[Tensor]:
         found = [values]

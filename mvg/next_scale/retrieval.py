@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -163,3 +163,21 @@ class Several(Retrieval):
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
         """Returns the windows of all rules."""
         return tuple(dict.fromkeys(crop for rule in self.rules for crop in rule.choose(asked, context)))
+
+
+Windows = Literal["same-place", "foreground", "nearest", "whole"]
+"""Names of rules with their usual arguments, for command lines."""
+
+_RULES = {"same-place": SamePlace, "foreground": Foreground, "nearest": Nearest, "whole": Whole}
+
+
+def retrieval_of(names: Sequence[Windows] | None) -> Retrieval:
+    """Makes a rule from names; without any, `SamePlace`.
+
+    Raises:
+        ValueError: If there is no such rule.
+    """
+    if unknown := sorted(set(names or ()) - set(_RULES)):
+        raise ValueError(f"there is no rule {unknown[0]!r} for windows of the context; choose of {', '.join(_RULES)}")
+    rules: list[Retrieval] = [_RULES[name]() for name in names or ["same-place"]]
+    return rules[0] if len(rules) == 1 else Several(rules)

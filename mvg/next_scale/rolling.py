@@ -96,7 +96,7 @@ class NextScale(metaclass=Configurable):
     def __call__(
         self,
         network: InContextModel,
-        image: Tensor,
+        image: Tensor | Pyramid,
         context: Sequence[Pyramid],
         spacing: Sequence[float] | None = None,
     ) -> Tensor:
@@ -108,7 +108,7 @@ class NextScale(metaclass=Configurable):
     def scales(
         self,
         network: InContextModel,
-        image: Tensor,
+        image: Tensor | Pyramid,
         context: Sequence[Pyramid],
         spacing: Sequence[float] | None = None,
     ) -> Iterator[Scale]:
@@ -116,7 +116,7 @@ class NextScale(metaclass=Configurable):
 
         Args:
             network: The network, on any device.
-            image: `(C_in, *S)`, about [0, 1], of any size and floating type.
+            image: `(C_in, *S)`, about [0, 1], of any size and floating type, or its pyramid.
             context: What `read` returned.
             spacing: Size of its voxels, if those of the context are known.
 
@@ -126,9 +126,10 @@ class NextScale(metaclass=Configurable):
         Raises:
             ValueError: If the image or the context does not fit the network.
         """
-        if len(image) != network.in_channels:
-            raise ValueError(f"the network takes {network.in_channels} image channels, got {len(image)}")
-        query, before = Pyramid(image, network.image_size, spacing=spacing), None
+        query = image if isinstance(image, Pyramid) else Pyramid(image, network.image_size, spacing=spacing)
+        if len(query.images[-1]) != network.in_channels:
+            raise ValueError(f"the network takes {network.in_channels} image channels, got {len(query.images[-1])}")
+        before: Tensor | None = None
         last = len(query.levels) - 1
         for number in range(last if self.single else 0, last + 1):
             painted = _Pass(self, network, query, number, context, before).paint()
