@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,18 @@ def default_folder() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "mvg"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mvg"
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pauses the collector of reference cycles while many objects are made that all stay; it would look at them."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def digest(*values: Any) -> str:

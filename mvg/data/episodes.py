@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,6 +26,8 @@ V = TypeVar("V")
 _DRAWS = 20
 _TRIES = 16
 _INDICES = 256
+_MANY = (1 << 10, 1 << 13, 1 << 16)
+"""Where there are more items than the last of these, so many are looked at before all are."""
 
 
 @dataclass(frozen=True)
@@ -238,26 +241,30 @@ class EpisodeDataset(Dataset[Episode]):
         found = contexts.find(keys)
         if len(found) < context_size:
             return None
-        chosen: list[int] = []
-        for number in found[rng.integers(len(found), size=_TRIES * context_size)]:
-            if int(number) not in chosen and self._allowed(query, contexts.items[int(number)], self.near):
-                chosen.append(int(number))
+        chosen: dict[int, None] = {}
+        for tries in (_TRIES * context_size, *(_MANY if len(found) > _MANY[-1] else ())):
+            tried = found[rng.integers(len(found), size=tries)]
+            for number in tried[contexts.columns.allowed(tried, query, self.near, self.same_patient)].tolist():
+                chosen[number] = None
                 if len(chosen) == context_size:
-                    return chosen
-        for near in (self.near, None):
-            rest = [
-                int(n) for n in found if int(n) not in chosen and self._allowed(query, contexts.items[int(n)], near)
-            ]
-            missing = context_size - len(chosen)
-            chosen += [rest[int(n)] for n in rng.permutation(len(rest))[:missing]]
-        return chosen if len(chosen) == context_size else None
+                    return list(chosen)
+        return self._choose_exactly(query, contexts, found, list(chosen), context_size, rng)
 
-    def _allowed(self, query: Item, item: Item, near: float | None) -> bool:
-        if near is not None and abs(item.position - query.position) > near:
-            return False
-        if self.same_patient:
-            return (item.case, item.slice) != (query.case, query.slice)
-        return item.group != query.group
+    def _choose_exactly(
+        self,
+        query: Item,
+        contexts: Index,
+        found: NDArray[np.int32],
+        chosen: list[int],
+        context_size: int,
+        rng: np.random.Generator,
+    ) -> list[int] | None:
+        """Completes a choice by looking at every item that was found, near ones first."""
+        for near in (self.near, None):
+            rest = found[contexts.columns.allowed(found, query, near, self.same_patient)]
+            rest = rest[~np.isin(rest, chosen)]
+            chosen += rest[rng.permutation(len(rest))[: context_size - len(chosen)]].tolist()
+        return chosen if len(chosen) == context_size else None
 
     def read(self, source: str, item: Item) -> Subject:
         """Reads an item, or takes it from memory."""

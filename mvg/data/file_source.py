@@ -14,16 +14,18 @@ import torch
 
 from mvg.configuration import to_config
 from mvg.data.archive import close_archives
-from mvg.data.cache import default_folder, digest, open_array, read_json, stamp, write_array, write_json
+from mvg.data.cache import collector_paused, default_folder, digest, open_array, stamp, write_array
+from mvg.data.facts import Facts, Selection, select
 from mvg.data.intensity import Intensity
 from mvg.data.location import Location
 from mvg.data.preparation import SLICES, Recipe, load, prepare
 from mvg.data.source import Source
+from mvg.data.store import Store, part_name
 from mvg.data.subject import Item, Subject
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _SHOWN = 5
 
 Files = Mapping[str, Location]
@@ -75,7 +77,8 @@ class FileSource(Source):
         self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
         self.cache = cache
         self._records: dict[str, Any] = {}
-        self._items: dict[str, list[Item]] = {}
+        self._facts = Facts()
+        self._items: dict[str, Sequence[Item]] = {}
 
     @abstractmethod
     def files(self) -> dict[str, dict[str, Location]]:
@@ -132,72 +135,81 @@ class FileSource(Source):
     def records(self) -> dict[str, Any]:
         """Returns what is known of every case, preparing the cases that are new or have changed.
 
+        A case that was prepared stays so even if the process is killed before all are.
+
         Raises:
             ValueError: If files are missing or damaged; the message names them.
         """
         if self._records:
             return self._records
-        cases, folder = self.files(), self.folder
-        known = read_json(folder / "index.json") or {}
-        records, faults, fresh = {}, [], 0
-        for case, files in cases.items():
+        faults: list[str] = []
+        with collector_paused():
+            cases, store = self.files(), Store(self.folder)
+            kept = self._find(store, cases, faults)
+        records, fresh = {}, 0
+        for case, (mark, record) in kept.items():
             try:
-                mark = self.mark(case, files)
-                record = known.get(case)
-                if not self._is_kept(record, mark):
-                    record = self._prepare(case, files, mark)
-                    fresh += 1
+                records[case] = record or self._prepare(case, cases[case], mark, store)
             except ValueError as error:
                 faults.append(str(error))
-                continue
-            records[case] = record
+            fresh += record is None
         close_archives()
         if fresh:
-            write_json(folder / "index.json", records)
-            logger.info("source %s: prepared %d of %d cases in %s", self.name, fresh, len(cases), folder)
+            logger.info("source %s: prepared %d of %d cases in %s", self.name, fresh, len(cases), self.folder)
+        facts = store.keep(records) if fresh or not faults else Facts()
         if faults:
             raise ValueError(
                 f"source {self.name!r}: {len(faults)} of {len(cases)} cases fail: {'; '.join(faults[:_SHOWN])}"
             )
-        self._records = records
+        self._records, self._facts = records, facts
         return records
 
-    def _is_kept(self, record: dict[str, Any] | None, mark: str) -> bool:
-        """Tells whether the prepared arrays of a record are there and those of the present files."""
-        if record is None or record["stamp"] != mark:
-            return False
-        return all((self.folder / name).exists() for name in record["files"].values())
+    def _find(
+        self, store: Store, cases: Mapping[str, Files], faults: list[str]
+    ) -> dict[str, tuple[str, dict[str, Any] | None]]:
+        """Returns the mark of each case, and its record if it is prepared; adds a sentence for each that fails."""
+        kept = {}
+        for case, files in cases.items():
+            try:
+                mark = self.mark(case, files)
+                kept[case] = mark, store.find(case, mark)
+            except ValueError as error:
+                faults.append(str(error))
+        return kept
 
-    def _prepare(self, case: str, files: Files, mark: str) -> dict[str, Any]:
+    def _prepare(self, case: str, files: Files, mark: str, store: Store) -> dict[str, Any]:
         self.verify(case, files)
         prepared = prepare(files, self.recipe)
-        names = {role: f"{digest(case, mark)}-{digest(role)}.npy" for role in prepared.arrays}
+        names = {role: f"{part_name(case, mark)}-{digest(role)}.npy" for role in prepared.arrays}
         for role, values in prepared.arrays.items():
             write_array(self.folder / names[role], values)
-        return {"stamp": mark, "files": names, **prepared.facts()}
+        record = {"stamp": mark, "files": names, **prepared.facts()}
+        return store.add(case, record, Facts.of(prepared.content, prepared.counts))
 
     def items(self, split: str, cohort: int = 0) -> Sequence[Item]:
         """Returns the items of a split by case and slice; training leaves out slices of nothing but air."""
         if split not in self._items:
-            records = {case: record for case, record in self.records().items() if min(record["shape"]) >= self.min_size}
-            groups, chosen = self.assign(list(records))
-            for name, cases in chosen.items():
-                least = self.min_content if name == "train" else 0.0
-                self._items[name] = [
-                    self._item(case, groups[case], records[case], number, least)
-                    for case in cases
-                    for number in range(records[case]["count"])
-                    if records[case]["content"][self.recipe.reference][number] >= least
-                ]
+            records = self.records()
+            numbers = {case: number for number, case in enumerate(records)}
+            groups, chosen = self.assign(
+                [case for case, record in records.items() if min(record["shape"]) >= self.min_size]
+            )
+            labels = sorted({role for record in records.values() for role in record["files"]} & self.recipe.label_roles)
+            made = select(
+                self._facts,
+                list(records),
+                [groups.get(case, case) for case in records],
+                [record["count"] for record in records.values()],
+                {role: [role in record["files"] for record in records.values()] for role in labels},
+                self.recipe.reference,
+                self.min_pixels,
+                [
+                    Selection([numbers[case] for case in cases], self.min_content if name == "train" else 0.0)
+                    for name, cases in chosen.items()
+                ],
+            )
+            self._items = dict(zip(chosen, made, strict=True))
         return self._items[split]
-
-    def _item(self, case: str, group: str, record: dict[str, Any], number: int, least: float) -> Item:
-        count = record["count"]
-        keys = {role for role, shares in record["content"].items() if shares[number] >= least} | set(record["counts"])
-        for role, classes in record["counts"].items():
-            keys.update(f"{role}={index}" for index, pixels in classes.items() if pixels[number] >= self.min_pixels)
-        position = number / (count - 1) if count > 1 else 0.5
-        return Item(case, group, frozenset(keys), position, number if count > 1 else None)
 
     def read(self, item: Item) -> Subject:
         """Reads one slice or whole image from the prepared data."""

@@ -53,7 +53,7 @@ def _classes(source: ManifestSource) -> Iterator[str]:
     for role in sorted(source.recipe.label_roles):
         cases: Counter[int] = Counter()
         for record in source.records().values():
-            cases.update(int(index) for index in record["counts"].get(role, {}))
+            cases.update(record["classes"].get(role, []))
         names = source.class_names.get(role, {})
         for index, count in sorted(cases.items()):
             shown = f" ({names[index]})" if index in names else ""
@@ -66,7 +66,7 @@ def _doubts(source: ManifestSource) -> Iterator[str]:
         if not source.items(split):
             yield f"Doubtful: the split {split} is empty."
     for role in sorted(source.recipe.label_roles):
-        empty = [case for case, record in source.records().items() if record["counts"].get(role) == {}]
+        empty = [case for case, record in source.records().items() if record["classes"].get(role) == []]
         if empty:
             yield f"Doubtful: {len(empty)} label maps of role {role} are empty ({', '.join(empty[:5])})."
     if not any(row.sha256 for roles in source.rows.values() for row in roles.values()):

@@ -22,7 +22,7 @@ _PART = re.compile(r"(?P<path>.*\.(?:nii\.gz|nii|npz))#(?P<part>\d+|\w+/\d+)", r
 _BLOCK = 1 << 20
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Location:
     """A place that holds one image.
 
@@ -40,7 +40,7 @@ class Location:
     @classmethod
     def parse(cls, text: str, folder: Path) -> Location:
         """Reads the notation; a path that is not absolute is taken from `folder`."""
-        match = _PART.fullmatch(text)
+        match = _PART.fullmatch(text) if "#" in text else None
         return cls(folder / match["path"], match["part"]) if match else cls(folder / text)
 
     def text(self, folder: Path) -> str:
@@ -94,6 +94,8 @@ def read_grid(location: Location, labels: bool = False) -> Volume | Picture:
 def fingerprint(location: Location) -> str:
     """Returns the SHA-256 of a file, or of the pixels of an entry of an archive, so that equal images can be found.
 
+    Of a header whose pixels lie in another file, the hash is that of both hashes.
+
     Raises:
         ValueError: If the file cannot be read.
     """
@@ -101,12 +103,12 @@ def fingerprint(location: Location) -> str:
         values = np.ascontiguousarray(read_entry(location.path, location.part).values)
         return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
     try:
-        status = location.path.stat()
-        return _file_hash(location.path, status.st_size, status.st_mtime_ns)
+        status = path.stat()
+        return _file_hash(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
-        raise ValueError(f"{location.path}: the file does not exist") from error
+        raise ValueError(f"{path}: the file does not exist") from error
     except OSError as error:
-        raise ValueError(f"{location.path}: the file cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=1024)

@@ -20,7 +20,7 @@ PARQUET = ".parquet"
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image of a case.
 

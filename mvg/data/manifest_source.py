@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mvg.data.cache import digest
+from mvg.data.cache import digest, stamp
 from mvg.data.file_source import Files, FileSource
 from mvg.data.intensity import Intensity
 from mvg.data.location import Location, fingerprint
@@ -78,6 +79,7 @@ class ManifestSource(FileSource):
     @cached_property
     def rows(self) -> dict[str, dict[str, Row]]:
         """Case, in order of names, to role to row."""
+        self._prefix = f"{Path(manifest).parent}{os.sep}"
         cases: dict[str, dict[str, Row]] = {}
         for row in sorted(read_manifest(Path(self.manifest)), key=lambda row: row.case):
             cases.setdefault(row.case, {})[row.role] = row

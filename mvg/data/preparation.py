@@ -63,15 +63,14 @@ class Prepared:
     counts: dict[str, dict[str, list[int]]]
 
     def facts(self) -> dict[str, Any]:
-        """Returns everything but the arrays as plain values."""
+        """Returns what is known of the case as a whole as plain values."""
         shape = next(iter(self.arrays.values())).shape
         return {
             "count": shape[0],
             "shape": list(shape[1:]),
             "spacing": list(self.spacing),
             "ranges": {role: list(limits) for role, limits in self.ranges.items()},
-            "content": self.content,
-            "counts": self.counts,
+            "classes": {role: [int(index) for index in classes] for role, classes in self.counts.items()},
         }
 
 

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mvg.configuration import Configurable
+from mvg.data.items import Items
 from mvg.data.subject import Item, Subject
 
 SPLITS = ("train", "val", "test")
@@ -55,30 +57,31 @@ class Index:
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
-        self._found: dict[tuple[str, ...], np.ndarray] = {}
+        self._found: dict[tuple[str, ...], NDArray[np.int32]] = {}
 
     @cached_property
+    def columns(self) -> Items:
+        """The items as columns."""
+        return Items.gather(self.items)
+
+    @property
     def keys(self) -> frozenset[str]:
         """Everything that at least one item offers."""
-        return frozenset().union(*(item.keys for item in self.items)) if len(self.items) else frozenset()
+        return frozenset(self.columns.bits)
 
-    @cached_property
-    def groups(self) -> np.ndarray:
+    @property
+    def groups(self) -> NDArray[np.int32]:
         """Number of the group of each item."""
-        numbers: dict[str, int] = {}
-        return np.array([numbers.setdefault(item.group, len(numbers)) for item in self.items], dtype=np.int64)
+        return self.columns.group
 
-    @cached_property
-    def positions(self) -> np.ndarray:
+    @property
+    def positions(self) -> NDArray[np.float64]:
         """Relative position of each item."""
-        return np.array([item.position for item in self.items], dtype=np.float32)
+        return self.columns.position
 
-    def find(self, keys: tuple[str, ...]) -> np.ndarray:
+    def find(self, keys: tuple[str, ...]) -> NDArray[np.int32]:
         """Returns the numbers of all items that offer every one of `keys`, ascending."""
         keys = tuple(sorted(set(keys)))
         if keys not in self._found:
-            wanted = set(keys)
-            self._found[keys] = np.array(
-                [i for i, item in enumerate(self.items) if wanted <= item.keys], dtype=np.int64
-            )
+            self._found[keys] = self.columns.offers(keys)
         return self._found[keys]
