@@ -94,8 +94,6 @@ def read_grid(location: Location, labels: bool = False) -> Volume | Picture:
 def fingerprint(location: Location) -> str:
     """Returns the SHA-256 of a file, or of the pixels of an entry of an archive, so that equal images can be found.
 
-    Of a header whose pixels lie in another file, the hash is that of both hashes.
-
     Raises:
         ValueError: If the file cannot be read.
     """
@@ -103,12 +101,12 @@ def fingerprint(location: Location) -> str:
         values = np.ascontiguousarray(read_entry(location.path, location.part).values)
         return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
     try:
-        status = path.stat()
-        return _file_hash(path, status.st_size, status.st_mtime_ns)
+        status = location.path.stat()
+        return _file_hash(location.path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: the file does not exist") from error
+        raise ValueError(f"{location.path}: the file does not exist") from error
     except OSError as error:
-        raise ValueError(f"{path}: the file cannot be read ({error.strerror})") from error
+        raise ValueError(f"{location.path}: the file cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=1024)

@@ -130,8 +130,8 @@ class ManifestSource(FileSource):
 
     def mark(self, case: str, files: Files) -> str:
         """Returns what changes with the files of a case and with what the manifest says of them."""
-        folder = Path(self.manifest).parent
-        stated = [[role, row.location.text(folder), row.sha256] for role, row in self.rows[case].items()]
+        rows = self.rows[case]
+        stated = [[role, str(row.location).removeprefix(self._prefix), row.sha256] for role, row in rows.items()]
         return digest(super().mark(case, files), stated)
 
     def verify(self, case: str, files: Files) -> None:
