@@ -18,10 +18,12 @@ import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
 from mvg.data.source import Source
+from mvg.hub import locate
 from mvg.models.base import InContextModel
 from mvg.task import Task
 
@@ -56,7 +58,8 @@ def build(config: str | Path | Mapping[str, Any], trusted: Sequence[str] = TRUST
     entry = {"class_path": config["class_path"], "init_args": {**(config.get("init_args") or {}), **changes}}
     network = from_config(entry, trusted)
     if not isinstance(network, InContextModel):
-        raise ValueError(f"{entry['class_path']} is no network, but a {type(network).__name__}")
+        start = "; start another from it, by --model.pretrained" if isinstance(network, nn.Module) else ""
+        raise ValueError(f"{entry['class_path']} is no network, but a {type(network).__name__}{start}")
     return network.eval()
 
 
@@ -64,7 +67,7 @@ def load(source: str | Path, trusted: Sequence[str] = TRUSTED) -> InContextModel
     """Loads a trained network from a folder written by `save`.
 
     Args:
-        source: The folder, `<run>/weights` of a finished fit.
+        source: The folder, `<run>/weights` of a finished fit; or one of its files, or `hub:OWNER/NAME`.
         trusted: Packages whose classes may be named.
 
     Returns:
@@ -74,8 +77,9 @@ def load(source: str | Path, trusted: Sequence[str] = TRUSTED) -> InContextModel
         FileNotFoundError: If the folder is missing or incomplete.
         ValueError: If its weights do not fit the network that it describes.
     """
-    network = build(describe(source)["network"], trusted)
-    fill(network, source)
+    folder = locate(source)
+    network = build(describe(folder)["network"], trusted)
+    fill(network, folder)
     return network
 
 
@@ -86,11 +90,7 @@ def fill(network: InContextModel, source: str | Path) -> None:
         FileNotFoundError: If the folder is missing or incomplete.
         ValueError: If the weights are damaged or do not fit the network.
     """
-    describe(source)
-    try:
-        state = load_file(Path(source) / MODEL)
-    except SafetensorError as error:
-        raise ValueError(f"{Path(source) / MODEL} is damaged: {error}; copy the folder again") from error
+    state = read(source)
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in sorted(own.keys() | given.keys()):
@@ -100,6 +100,21 @@ def fill(network: InContextModel, source: str | Path) -> None:
                 f"{own.get(name, 'missing')} in the network"
             )
     network.load_state_dict(state)
+
+
+def read(source: str | Path) -> dict[str, torch.Tensor]:
+    """Reads the weights of a folder written by `save`, whatever they belong to.
+
+    Raises:
+        FileNotFoundError: If the folder is missing or incomplete.
+        ValueError: If the weights are damaged.
+    """
+    folder = locate(source)
+    describe(folder)
+    try:
+        return load_file(folder / MODEL)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / MODEL} is damaged: {error}; copy the folder again") from error
 
 
 def load_tasks(source: str | Path, trusted: Sequence[str] = TRUSTED) -> dict[str, Task]:
@@ -120,10 +135,11 @@ def describe(source: str | Path) -> dict[str, Any]:
         FileNotFoundError: If the folder is missing or incomplete.
         ValueError: If its description cannot be read.
     """
-    folder = Path(source)
+    folder = locate(source)
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves")
+            hint = f"; on the Hugging Face hub it would be hub:{source}" if str(source).count("/") == 1 else ""
+            raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves{hint}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -139,19 +155,21 @@ def describe(source: str | Path) -> dict[str, Any]:
 
 def save(
     folder: str | Path,
-    network: InContextModel,
+    network: nn.Module,
     tasks: Mapping[str, Task] | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
     metrics: Mapping[str, float] | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes a network with all that is needed to use it; the folder appears whole or not at all.
 
     Args:
         folder: Where to write; an existing folder is replaced.
-        network: The network.
+        network: The network, or an encoder to start one from.
         tasks: The tasks it was trained on.
         sources: For each data source, its licence and what else is worth knowing.
         metrics: Validation metrics, for the model card; those that are undefined are left out.
+        origin: Where the weights come from, if they were made elsewhere: "origin", "licence", "paper", "sha256".
 
     Returns:
         The folder.
@@ -164,6 +182,7 @@ def save(
         "tasks": {name: to_config(task) for name, task in (tasks or {}).items()},
         "sources": {name: dict(facts) for name, facts in (sources or {}).items()},
         "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
+        **({"origin": dict(origin)} if origin else {}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with whole_folder(folder) as work:
@@ -212,15 +231,17 @@ def _replace(work: Path, folder: Path) -> None:
         shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def card(config: Mapping[str, Any], network: InContextModel) -> str:
+def card(config: Mapping[str, Any], network: nn.Module) -> str:
     """Writes the model card of a saved folder, in Markdown."""
     count = sum(parameter.numel() for parameter in network.parameters())
+    origin = [f"- {name}: {value}" for name, value in config.get("origin", {}).items()]
     lines = [
         "# In-context image-to-image model",
         "",
-        f"`{config['network']['class_path']}`, {count:,} parameters, images of {tuple(network.image_size)}, "
-        f"written by mvg {config['version']}.",
+        f"`{config['network']['class_path']}`, {count:,} parameters, "
+        f"images of {tuple(config['network']['init_args']['image_size'])}, written by mvg {config['version']}.",
         "",
+        *(["## Weights made elsewhere", "", *origin, ""] if origin else []),
         "## Tasks it was trained on",
         "",
         *[f"- `{name}`: `{entry['class_path']}`" for name, entry in config["tasks"].items()],

@@ -4,6 +4,20 @@ from mvg.models.base import InContextModel
 from mvg.models.canvas_vit import CanvasViT
 from mvg.models.decoder import TwoConvHead, UNetDecoder
 from mvg.models.medverse import Medverse
+from mvg.models.seggpt import SegGPT
 from mvg.models.stem import ConvStem, PatchStem
+from mvg.models.universeg import UniverSeg
+from mvg.models.vit_encoder import ViTEncoder
 
-__all__ = ["CanvasViT", "ConvStem", "InContextModel", "Medverse", "PatchStem", "TwoConvHead", "UNetDecoder"]
+__all__ = [
+    "CanvasViT",
+    "ConvStem",
+    "InContextModel",
+    "Medverse",
+    "PatchStem",
+    "SegGPT",
+    "TwoConvHead",
+    "UNetDecoder",
+    "UniverSeg",
+    "ViTEncoder",
+]

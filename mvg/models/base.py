@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 from torch import Tensor, nn
 
-from mvg.configuration import Configurable
+from mvg.configuration import TRUSTED, Configurable
 from mvg.episode import Episode, Pair, check_shapes
 
 Memory = Any
@@ -44,6 +45,36 @@ class InContextModel(nn.Module, metaclass=Configurable):
         """
         check_shapes(image, context_images, context_targets)
         return self.answer(image, self.remember(context_images, context_targets))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, trusted: Sequence[str] = TRUSTED) -> Self:
+        """Loads a trained network; `InContextModel.from_pretrained` loads any, another class only its own.
+
+        Args:
+            source: A trained folder, one of its files, or `hub:OWNER/NAME` on the Hugging Face hub.
+            trusted: Packages whose classes may be named.
+
+        Raises:
+            FileNotFoundError: If the folder is missing or incomplete.
+            ValueError: If it holds another class of network, or its weights do not fit the network it describes.
+        """
+        from mvg.weights import load
+
+        network = load(source, trusted)
+        if not isinstance(network, cls):
+            raise ValueError(f"{source} holds a {type(network).__name__}, not a {cls.__name__}; load it by `mvg.load`")
+        return network
+
+    def save_pretrained(self, folder: str | Path, **facts: Any) -> Path:
+        """Writes the network to a folder that `from_pretrained` opens: safetensors, JSON and a model card.
+
+        Args:
+            folder: Where to write; an existing folder is replaced.
+            **facts: What is known of the weights: `tasks`, `sources`, `metrics`, `origin`, as in `mvg.weights.save`.
+        """
+        from mvg.weights import save
+
+        return save(folder, self, **facts)
 
     @abstractmethod
     def remember(self, context_images: Tensor, context_targets: Tensor) -> Memory:

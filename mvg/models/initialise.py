@@ -17,7 +17,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from mvg.models.base import InContextModel
-from mvg.weights import describe, fill
+from mvg.weights import describe, fill, read
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def initialise(network: InContextModel, pretrained: str | None = None, weights: 
     Args:
         network: The network.
         pretrained: Name of a plain timm ViT, whose weights are downloaded, or a file of ViT weights (`.safetensors`, or
-            `.pth` without pickled objects), with timm's or MAE's parameter names.
+            `.pth` without pickled objects) or a converted folder, with timm's or MAE's parameter names.
         weights: Folder written by `mvg.weights.save`; every tensor must fit.
 
     Raises:
@@ -55,7 +55,9 @@ def check_start(pretrained: str | None = None, weights: str | None = None) -> No
         raise ValueError("start from `pretrained` or from `weights`, not from both")
     if weights:
         describe(weights)
-    if pretrained and Path(pretrained).suffix in FILES:
+    if pretrained and Path(pretrained).is_dir():
+        describe(pretrained)
+    elif pretrained and Path(pretrained).suffix in FILES:
         if not Path(pretrained).is_file():
             raise FileNotFoundError(f"no weights at {pretrained}; give a local file or the name of a timm ViT")
     elif pretrained and not timm.is_model(pretrained):
@@ -67,6 +69,8 @@ def read_vit(name: str) -> dict[str, Tensor]:
     """Reads the state dictionary of a plain ViT by timm name or from a file."""
     check_start(name)
     path = Path(name)
+    if path.is_dir():
+        return read(path)
     if path.suffix in FILES:
         try:
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
