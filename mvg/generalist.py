@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay

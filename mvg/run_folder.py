@@ -19,11 +19,8 @@ from typing import Any, cast
 import torch
 from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 HERE = "<checkpoints>"
 """Stands in a checkpoint for the folder that the checkpoint lies in."""
@@ -145,45 +142,6 @@ class CompleteCheckpointIO(TorchCheckpointIO):
         loaded = torch.load(path, map_location=map_location, weights_only=weights_only is not False)
         folder = os.path.realpath(Path(path).parent)
         return dict(replace_text(loaded, lambda text: text.replace(HERE, folder)))
-
-
-class SaveOnSignal(Callback):
-    """Writes `last.ckpt` when the run is told to end (SIGTERM) or interrupted by hand, so that no step is lost."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves after the step that was under way; not after errors, whose state nobody should continue from."""
-        by_hand = isinstance(exception, KeyboardInterrupt) and trainer.world_size == 1
-        if trainer.state.fn != "fit" or not (by_hand or isinstance(exception, SIGTERMException)):
-            return
-        keeper = trainer.checkpoint_callback
-        if isinstance(keeper, ModelCheckpoint) and keeper.dirpath and trainer.global_step > 0:
-            trainer.save_checkpoint(Path(keeper.dirpath) / "last.ckpt", weights_only=False)
-
-
-class ContinueLoader(Callback):
-    """Stores which batch comes next, and goes on with it.
-
-    Lightning does so only as long as nobody asks for the length of training before it starts, which schedules do.
-    """
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] | None = None
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Asks the training loader where it is."""
-        if state_of := getattr(trainer.train_dataloader, "state_dict", None):
-            checkpoint["train_loader"] = state_of()
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the state until there is a loader."""
-        self.state = checkpoint.get("train_loader")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hands the state to the loader."""
-        restore = getattr(trainer.train_dataloader, "load_state_dict", None)
-        if self.state is not None and restore is not None:
-            restore(self.state)
-        self.state = None
 
 
 def replace_text(value: Any, replace: Callable[[str], str]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
@@ -20,7 +20,7 @@ from mvg import run_folder
 from mvg.adaptation import SaveAdapter
 from mvg.data import EpisodeDataModule
 from mvg.generalist import Generalist
-from mvg.resume import ContinueLoader, SaveLast, SeedBatches
+from mvg.resume import ContinueLoader, KeepBest, SaveLast, SeedBatches
 from mvg.weights import SaveWeights
 
 RUNS = Path("runs")
@@ -71,7 +71,7 @@ class TrainingCLI(LightningCLI):
         for name in ("image_size", "in_channels", "out_channels"):
             parser.link_arguments(f"model.network.init_args.{name}", f"data.{name}")
         parser.add_lightning_class_args(SaveLast, "last")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/score",
@@ -119,8 +119,8 @@ class TrainingCLI(LightningCLI):
             SaveAdapter(),
             ContinueLoader(),
         ]
-        if (seed := os.environ.get("PL_GLOBAL_SEED")) is not None and self._get(self.config, "seed_everything"):
-            callbacks.append(SeedBatches(int(seed)))
+        if self._get(self.config, "seed_everything") is not False:
+            callbacks.append(SeedBatches(int(os.environ["PL_GLOBAL_SEED"])))
         if training and loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         checkpoint = self._get(self.config_init, "checkpoint")

@@ -325,16 +325,19 @@ def test_nothing_to_draw_is_said_in_one_sentence(split):
         (data.train_dataloader if split == "epoch" else data.test_dataloader)()
 
 
-@pytest.mark.parametrize(("length", "fits"), [(8, False), (9, True), (0, True)])
-def test_every_device_gets_validation(length, fits):
-    data = module(val_length=length)
-    data.trainer = SimpleNamespace(world_size=3, global_rank=2)
-    if fits:
-        data.setup("fit")
-        assert len(data.val_dataloader()) == (length > 0)
-    else:
-        with pytest.raises(ValueError, match=r"`val_length` 8 gives no batch of 4 .* 3 devices; .* at least 9"):
-            data.setup("fit")
+@pytest.mark.parametrize("length", [1, 5, 8, 9, 23])
+def test_every_device_gets_as_many_batches_of_validation_and_every_episode_comes_once(length):
+    loaders = [EpisodeLoader(dataset(split="val", length=length, batch_size=4), 3, rank) for rank in range(3)]
+    assert len({len(loader) for loader in loaders}) == 1
+    dealt = [index for loader in loaders for index in loader.sampler]
+    assert [len(list(loader.batch_sampler)) for loader in loaders] == [len(loader) for loader in loaders]
+    assert sorted(index for index in dealt if index is not None) == list(range(length))
+
+
+def test_episode_that_fills_a_batch_counts_nowhere():
+    filler = dataset(split="val")[None]
+    assert filler.image.shape == dataset(split="val")[0].image.shape
+    assert filler.tasks == filler.cases == filler.specs == ()
 
 
 def test_index_of_plans_is_not_read(monkeypatch):

@@ -206,9 +206,25 @@ class TestOptimizer:
 
 class TestTraining:
     def test_loss_that_is_no_number_stops_and_names_the_case(self, run):
-        with pytest.raises(FloatingPointError, match=r"at step 1, on the cases case3; ") as stopped:
-            run(Generalist(network()), Toy(broken=3))
+        with pytest.raises(FloatingPointError, match=r"toy/segmentation of case case3 \(nan\) at step 1") as stopped:
+            run(Generalist(network(), skips=0), Toy(broken=3))
         assert "case2" not in str(stopped.value)
+
+    def test_broken_step_is_left_out_and_told(self, run, caplog):
+        rates = Rates()
+        model = Generalist(network(), warmup=0.3)
+        run(model, Toy(broken=3), callbacks=[rates])
+        assert equal(rates.weights[1], rates.weights[2])
+        assert not equal(rates.weights[2], rates.weights[3])
+        assert "step 1 is left out: no number in toy/segmentation of case case3 (nan)" in caplog.text
+        assert model.steps.state() == (0, 1)
+
+    def test_gradient_that_is_no_number_is_left_out(self, run):
+        model, rates = Generalist(network(), skips=9), Rates()
+        model.network.roles.register_hook(lambda gradient: gradient * math.nan)
+        run(model, callbacks=[rates])
+        assert equal(rates.weights[0], rates.weights[-1])
+        assert model.steps.state() == (4, 4)
 
     def test_resumed_training_gives_the_same_bits(self, run, tmp_path):
         whole, cut, resumed = (Generalist(network(), warmup=0.3) for _ in range(3))

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mvg.data.augmentation import Augmentation
 from mvg.data.geometry import fit, place, place_crop
+from mvg.data.quarantine import Quarantine
 from mvg.data.source import SPLITS, Index, Source
 from mvg.data.subject import Item, Subject
 from mvg.episode import Episode, Pair, Spec
@@ -25,9 +26,11 @@ V = TypeVar("V")
 
 _DRAWS = 20
 _TRIES = 16
-_INDICES = 256
 _MANY = (1 << 10, 1 << 13, 1 << 16)
 """Where there are more items than the last of these, so many are looked at before all are."""
+_INDICES = 256
+_SPARE = range(3, 53)
+"""Streams of random numbers that an episode is drawn from anew."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class EpisodeDataset(Dataset[Episode]):
         cohort_block: Consecutive training episodes that share one draw of the cohort, so that its subjects are read
             less often; their tasks, specs and items still differ. 1 draws a cohort for each episode.
         remembered: Subjects that each process keeps in memory.
+        ranks: Processes that train together; their batches of one step share the number of context pairs.
+        quarantine: What becomes of cases that cannot be read; by default the first one is an error.
 
     Raises:
         ValueError: If a split, `context_size` or `cohort_block` is out of range, or `weights` names what is not there.
@@ -111,6 +116,8 @@ class EpisodeDataset(Dataset[Episode]):
         controls: bool = False,
         cohort_block: int = 1,
         remembered: int = 32,
+        ranks: int = 1,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self.sources, self.tasks, self.split, self.length = dict(sources), dict(tasks), split, length
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
@@ -129,7 +136,7 @@ class EpisodeDataset(Dataset[Episode]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._indices: OrderedDict[tuple[str, str, int], Index] = OrderedDict()
         self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
-        self.remembered = remembered
+        self.remembered, self.ranks, self.quarantine = remembered, ranks, quarantine or Quarantine()
         self.pairs, shares = self._find_pairs(weights or {})
         self._bounds = np.cumsum(shares) / np.sum(shares) if shares else np.zeros(0)
 
@@ -145,11 +152,16 @@ class EpisodeDataset(Dataset[Episode]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Episode:
+    def __getitem__(self, index: int | None) -> Episode:
+        if index is None:  # fills a batch, so that all ranks take equally many steps, and counts nowhere
+            return replace(self[0], tasks=(), specs=(), cases=(), context_cases=(), swap_specs=())
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside of the {self.length} episodes")
-        rng = self._rng(index, 0)
-        return self.build(self.plan(index, rng), rng)
+        return self.quarantine.first(
+            lambda rng: self.build(self.plan(index, rng), rng),
+            (self._rng(index, stream) for stream in (0, *_SPARE)),
+            lambda source: len(np.unique(self._index(source, self.split, 0).columns.case)),
+        )
 
     def _rng(self, index: int, stream: int) -> np.random.Generator:
         epoch = self.epoch if self.training else 0
@@ -158,7 +170,8 @@ class EpisodeDataset(Dataset[Episode]):
     def context_size_at(self, index: int) -> int:
         """Returns the number of context pairs of an episode, common to its batch."""
         low, high = self.context_sizes
-        return low if low == high else int(self._rng(index // self.batch_size, 1).integers(low, high + 1))
+        shared = self.batch_size * self.ranks
+        return low if low == high else int(self._rng(index // shared, 1).integers(low, high + 1))
 
     def _find_pairs(self, weights: Mapping[str, float]) -> tuple[list[tuple[str, str]], list[float]]:
         """Lists the pairs of source and task that go together, with their weights."""
@@ -268,7 +281,10 @@ class EpisodeDataset(Dataset[Episode]):
 
     def read(self, source: str, item: Item) -> Subject:
         """Reads an item, or takes it from memory."""
-        return remember(self._subjects, (source, item), lambda: self.sources[source].read(item), self.remembered)
+        read = self.quarantine.read
+        return remember(
+            self._subjects, (source, item), lambda: read(source, self.sources[source], item), self.remembered
+        )
 
     def build(self, plan: Plan, rng: np.random.Generator) -> Episode:
         """Reads, changes and encodes a plan; returns an episode of batch size 1."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import faulthandler
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,8 +18,9 @@ from mvg.episode import Episode
 class EpisodeSampler(DistributedSampler[Episode]):
     """Deals whole batches of consecutive indices to the ranks in turn.
 
-    It is a `DistributedSampler` so that Lightning leaves it in place. Training drops what does not fill one batch on
-    every rank, so that ranks take equally many steps; validation and test drop and repeat nothing.
+    It is a `DistributedSampler` so that Lightning leaves it in place. All ranks get equally many batches. Training
+    drops what does not fill one batch on every rank; validation and test drop nothing, and give a rank that would go
+    without a batch of the last round an episode that counts nowhere (index None).
 
     Args:
         dataset: What is sampled.
@@ -38,21 +41,25 @@ class EpisodeSampler(DistributedSampler[Episode]):
         self.skipped = self.resumed[1] if self.resumed is not None and self.resumed[0] == epoch else 0
         self.resumed = None
 
-    def starts(self) -> range:
-        """Returns the first index of each batch of this rank."""
-        size, length = self.episodes.batch_size, len(self.episodes)
-        if self.episodes.training:
-            length -= length % (size * self.num_replicas)
-        return range(self.rank * size, length, size * self.num_replicas)
+    @property
+    def rounds(self) -> int:
+        """Number of batches of each rank."""
+        together, length = self.episodes.batch_size * self.num_replicas, len(self.episodes)
+        return length // together if self.episodes.training else -(-length // together)
+
+    def batch(self, number: int) -> Sequence[int | None]:
+        """Returns the indices of one batch of this rank."""
+        size = self.episodes.batch_size
+        start = (number * self.num_replicas + self.rank) * size
+        return range(start, min(start + size, len(self.episodes))) or (None,)
 
     def __iter__(self) -> Iterator[Any]:
         skipped, self.skipped = self.skipped, 0
-        for start in self.starts()[skipped:]:
-            yield from range(start, min(start + self.episodes.batch_size, len(self.episodes)))
+        for number in range(skipped, self.rounds):
+            yield from self.batch(number)
 
     def __len__(self) -> int:
-        size, length = self.episodes.batch_size, len(self.episodes)
-        return sum(min(size, length - start) for start in self.starts())
+        return self.episodes.batch_size * (self.rounds - 1) + len(self.batch(self.rounds - 1)) if self.rounds else 0
 
 
 class EpisodeLoader(DataLoader[Episode]):
@@ -64,10 +71,17 @@ class EpisodeLoader(DataLoader[Episode]):
         rank: Number of this one.
         workers: Processes that prepare batches.
         pin_memory: Copy batches to pinned memory.
+        start_method: How these processes start: "fork", "spawn" or "forkserver"; None for the platform's own way.
     """
 
     def __init__(
-        self, dataset: EpisodeDataset, ranks: int = 1, rank: int = 0, workers: int = 0, pin_memory: bool = False
+        self,
+        dataset: EpisodeDataset,
+        ranks: int = 1,
+        rank: int = 0,
+        workers: int = 0,
+        pin_memory: bool = False,
+        start_method: str | None = None,
     ) -> None:
         self.done = 0
         super().__init__(
@@ -79,6 +93,7 @@ class EpisodeLoader(DataLoader[Episode]):
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             worker_init_fn=start_worker if workers else None,
+            multiprocessing_context=start_method if workers else None,
         )
 
     @property
@@ -101,5 +116,7 @@ class EpisodeLoader(DataLoader[Episode]):
 
 
 def start_worker(_: int) -> None:
-    """Keeps every worker to one thread, so that workers do not compete for the cores."""
+    """Keeps every worker to one thread, so that workers do not compete for the cores; lets it say where it crashed."""
     torch.set_num_threads(1)
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from multiprocessing import get_all_start_methods
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,6 +13,7 @@ import torch
 from mvg.data.augmentation import Augmentation
 from mvg.data.episodes import EpisodeDataset, check_context_size
 from mvg.data.loader import EpisodeLoader
+from mvg.data.quarantine import Quarantine
 from mvg.data.source import Source
 from mvg.task import Task
 
@@ -52,6 +55,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         cohort_block: Consecutive training episodes that share one draw of the cohort (for sources with cohorts), so
             that its subjects are read less often.
         pin_memory: Copy batches to pinned memory; by default if there is a GPU.
+        start_method: How these processes start: "fork", "spawn" or "forkserver"; null for the platform's own way.
+        quarantine: Largest share of the cases of a source that training and validation may leave out because they
+            cannot be read any more; `<run>/quarantine.csv` lists them. Tests leave out none.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         controls: bool = True,
         cohort_block: int = 1,
         pin_memory: bool | None = None,
+        start_method: str | None = None,
+        quarantine: float = 0.01,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -92,6 +100,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.near, self.same_patient, self.context_from_train = near, same_patient, context_from_train
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.start_method, self.quarantine = start_method, Quarantine(quarantine)
         self.datasets: dict[str, EpisodeDataset] = {}
         self.tested = False
         self._check_options()
@@ -111,20 +120,21 @@ class EpisodeDataModule(pl.LightningDataModule):
         """Makes the data sets of a stage ("fit", "validate" or "test") and checks them.
 
         Raises:
-            ValueError: If a source or task is of no use, some pair of them cannot make an episode, or a device would
-                get no batch of validation or test.
+            ValueError: If a source or task is of no use, or some pair of them cannot make an episode.
         """
         self._check_dims()
+        if self.trainer is not None:
+            self.quarantine.table = Path(self.trainer.default_root_dir) / "quarantine.csv"
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ("test",)):
             if split not in self.datasets and self.lengths[split] > 0:
-                self._check_ranks(split)
                 dataset = self.make_dataset(split)
                 check_pairs(dataset, self.seed)
                 self.datasets[split] = dataset
         if stage == "fit" and "train" in self.datasets:
             self._check_use()
         if stage == "fit" and self.tested:
-            self._check_ranks("test")
+            if not self.lengths["test"]:
+                raise ValueError("`test_length` 0 gives nothing to report; set it to the number of episodes")
             check_pairs(self.make_dataset("test"), self.seed)
 
     def make_dataset(self, split: str) -> EpisodeDataset:
@@ -150,13 +160,25 @@ class EpisodeDataModule(pl.LightningDataModule):
             crop=self.crop,
             controls=self.controls,
             cohort_block=self.cohort_block,
+            ranks=self.trainer.world_size if self.trainer is not None else 1,
+            quarantine=None if split == "test" else self.quarantine,
         )
+
+    def teardown(self, stage: str) -> None:
+        """Says which cases were left out."""
+        if self.quarantine.cases() and (self.trainer is None or self.trainer.is_global_zero):
+            left_out = ", ".join(f"{source}/{case}" for source, case in sorted(self.quarantine.cases()))
+            logger.warning("left out as unreadable, see %s: %s", self.quarantine.table, left_out)
 
     def _check_options(self) -> None:
         lengths = {f"{split}_length" if split != "train" else "epoch_length": n for split, n in self.lengths.items()}
         for option, value in {**lengths, "workers": self.workers, "seed": self.seed}.items():
             if value < 0:
                 raise ValueError(f"`{option}` must not be negative, got {value}")
+        if self.start_method not in (None, *get_all_start_methods()):
+            raise ValueError(
+                f"`start_method` must be one of {get_all_start_methods()} or null, got {self.start_method!r}"
+            )
         if self.near is not None and not 0 <= self.near <= 1:
             raise ValueError(f"`near` must be a share of the volume in [0, 1], or null, got {self.near}")
         for name in (*self.sources, *self.tasks):
@@ -174,16 +196,6 @@ class EpisodeDataModule(pl.LightningDataModule):
                     f"source {name!r} has images of {source.dims} axes, but the network takes {self.image_size}; "
                     "for folders, set `slices`"
                 )
-
-    def _check_ranks(self, split: str) -> None:
-        """Checks that every device gets a batch of a split; `train_dataloader` checks training."""
-        devices = self.trainer.world_size if self.trainer is not None else 1
-        needed = (devices - 1) * self.batch_size + 1
-        if split != "train" and self.lengths[split] < needed:
-            raise ValueError(
-                f"`{split}_length` {self.lengths[split]} gives no batch of {self.batch_size} to some of the {devices} "
-                f"devices; set it to at least {needed}"
-            )
 
     def _check_use(self) -> None:
         """Checks that training uses every source and every task."""
@@ -219,7 +231,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             option = "epoch_length" if split == "train" else f"{split}_length"
             raise ValueError(f"`{option}` is 0, so that there is nothing to do; set it to the number of episodes")
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer is not None else (1, 0)
-        return EpisodeLoader(self.datasets[split], ranks, rank, self.workers, self.pin_memory)
+        return EpisodeLoader(self.datasets[split], ranks, rank, self.workers, self.pin_memory, self.start_method)
 
 
 def check_pairs(dataset: EpisodeDataset, seed: int) -> None:
