@@ -59,11 +59,23 @@ FORMATS = {
         "CC-BY-NC-4.0",
         "He et al., arXiv 2111.06377",
     ),
+    "medverse": Format(
+        "mvg.models.medverse_import.from_medverse",
+        "https://github.com/jiesihu/Medverse",
+        "none stated (the code has no licence): for comparison alone",
+        "Hu et al., arXiv 2509.09232",
+    ),
     "mvg": Format(
         "mvg.models.painter_import.convert_mvg",
         "https://github.com/OliverRensu/MVG",
         "none stated (the code has no licence, and no weights are published): ask who trained them",
         "Ren et al., arXiv 2406.05565",
+    ),
+    "neuroverse3d": Format(
+        "mvg.models.medverse_import.from_neuroverse3d",
+        "https://github.com/jiesihu/Neuroverse3D",
+        "MIT for the code; none stated for the weights",
+        "Hu et al., arXiv 2503.02410",
     ),
     "painter": Format(
         "mvg.models.painter_import.convert_painter",

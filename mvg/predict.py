@@ -19,6 +19,7 @@ from mvg.adaptation import ADAPTER, describe_adapter
 from mvg.configuration import to_config
 from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
 from mvg.data.readers import SIZE_LIMIT
+from mvg.hub import locate
 from mvg.next_scale import NextScale, Windows, retrieval_of
 from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
 from mvg.predict_volumes import answer_volumes
@@ -78,7 +79,7 @@ def predict_files(
     """Answers images from files. Everything is checked before the first file is written.
 
     Args:
-        weights: Folder of a trained network, `<run>/weights`.
+        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub.
         context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
             Its `dataset.json`, if there is one, names the classes.
         input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either.
@@ -115,6 +116,7 @@ def predict_files(
     window = describe_adapter(adapter).get("window") if adapter and window is None else window
     limits = as_window(window)
     predictor: Predictor | ScalePredictor
+    weights = locate(weights)
     common_options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device}
     if takes_volumes(weights):
         plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval_of(context_windows))

@@ -21,6 +21,7 @@ from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
 from mvg.episode import Answer, Spec
+from mvg.hub import locate
 from mvg.models.base import InContextModel, Memory
 from mvg.rasters import (
     Raster,
@@ -136,12 +137,13 @@ class Predictor:
         """Loads a trained folder.
 
         Args:
-            folder: `<run>/weights` of a finished fit.
+            folder: `<run>/weights` of a finished fit, or `hub:OWNER/NAME` on the Hugging Face hub.
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
                 or the adapter was made for one.
             adapter: Folder that `mvg adapt` wrote for these weights.
             **options: Arguments of the class; `aspect` is by default that of the training.
         """
+        folder = locate(folder)
         if task is None and adapter is not None:
             task = adapted_task(adapter)
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)

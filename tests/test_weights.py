@@ -14,7 +14,7 @@ from test_canvas_vit import PRESETS, draw, make, paint
 import mvg
 import mvg.weights
 from mvg.data import FolderSource, SyntheticAnatomy, Window
-from mvg.models import CanvasViT, PatchStem
+from mvg.models import CanvasViT, InContextModel, PatchStem, UniverSeg
 from mvg.models.initialise import initialise, read_vit
 from mvg.weights import build, describe, facts_of, load, load_aspect, load_tasks, save
 from tasks import Denoising, Segmentation
@@ -329,3 +329,49 @@ class TestPackage:
             line = next(line for line in text.splitlines() if line.strip().startswith(f"from {module} import"))
             assert name in line
         assert sorted(mvg._MODULES) == mvg.__all__
+
+
+class TestPretrained:
+    def test_a_network_writes_and_opens_itself(self, tmp_path):
+        network = make("codes")
+        network.save_pretrained(tmp_path / "a", tasks={"denoising": Denoising()}, metrics={"val/score": 0.5})
+        for kind in (CanvasViT, InContextModel):
+            loaded = kind.from_pretrained(tmp_path / "a" / "model.safetensors")
+            assert all(torch.equal(value, network.state_dict()[key]) for key, value in loaded.state_dict().items())
+        assert list(describe(tmp_path / "a")["tasks"]) == ["denoising"]
+
+    def test_another_class_refuses_it(self, folder):
+        with pytest.raises(ValueError, match="holds a CanvasViT, not a UniverSeg"):
+            UniverSeg.from_pretrained(folder)
+
+    def test_a_file_of_others_is_sent_to_the_converter(self, tmp_path):
+        torch.save({}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match="`mvg weights convert`"):
+            load(tmp_path / "a.pth")
+
+    def test_a_mistyped_folder_is_not_looked_for_in_the_network(self, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+        with pytest.raises(FileNotFoundError, match="it would be hub:runs/weight"):
+            load("runs/weight")
+
+
+class TestHub:
+    @pytest.mark.parametrize(("name", "revision"), [("hub:lab/net", None), ("hub:lab/net@v2", "v2")])
+    def test_only_safetensors_and_json_are_fetched(self, name, revision, folder, monkeypatch):
+        asked = []
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: asked.append((a, k)) or str(folder))
+        assert load(name).state_dict().keys() == load(folder).state_dict().keys()
+        files = ["model.safetensors", "config.json", "README.md"]
+        assert asked == [(("lab/net",), {"revision": revision, "allow_patterns": files})]
+
+    def test_without_a_network_the_refusal_is_plain(self, monkeypatch, tmp_path):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(FileNotFoundError, match="was not fetched before, and HF_HUB_OFFLINE is set"):
+            load("hub:lab/net")
+
+    @pytest.mark.parametrize("name", ["hub:net", "hub:a/b/c", "hub:", "hub:a b/../c"])
+    def test_what_is_no_name_is_refused(self, name):
+        with pytest.raises(ValueError, match=r"hub:OWNER/NAME|no name of the hub"):
+            load(name)
