@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mvg.data.subject import Subject
 from mvg.episode import Spec
@@ -102,7 +101,14 @@ class ArtefactRemoval(Restoration):
 def move(
     image: Tensor, moves: int, shift: Sequence[float], rotation: float, axis: int, rng: np.random.Generator
 ) -> Tensor:
-    """Acquires lines of k-space while the object moves; returns the magnitude.
+    """Magnitude of an image whose object moves during the scan; see `acquire`."""
+    return acquire(image, moves, shift, rotation, axis, rng).abs()
+
+
+def acquire(
+    image: Tensor, moves: int, shift: Sequence[float], rotation: float, axis: int, rng: np.random.Generator
+) -> Tensor:
+    """Acquires lines of k-space while the object moves; complex.
 
     Args:
         image: `(C, *S)`, not negative.
@@ -124,17 +130,21 @@ def move(
         if number != pose_of_line[size // 2] and acquired.any():
             moved = to_lines(rigid(image, offset, turns), axis)
             lines = torch.where(along(torch.from_numpy(acquired), axis, dims), moved, lines)
-    return from_lines(lines, axis).abs()
+    return from_lines(lines, axis)
 
 
 def _directions(count: int, rng: np.random.Generator) -> np.ndarray:
     """Draws a unit vector: one sign in 2D, shares of the angle in the three planes in 3D."""
     vector: np.ndarray = rng.standard_normal(count)
-    return vector / np.linalg.norm(vector)
+    vector /= np.linalg.norm(vector)
+    return vector
 
 
 def rigid(image: Tensor, offset: np.ndarray, turns: np.ndarray) -> Tensor:
-    """Turns an image about its centre, then moves it; linear interpolation, 0 beyond the border.
+    """Turns an image about its centre, then moves it.
+
+    Turns are made of three shears (Unser et al. 1995), and shears and shifts are phases in Fourier space: no detail is
+    lost, as it would be by interpolation, and what leaves the image on one side comes back on the other.
 
     Args:
         image: `(C, *S)`.
@@ -142,18 +152,24 @@ def rigid(image: Tensor, offset: np.ndarray, turns: np.ndarray) -> Tensor:
         turns: `(1,)` or `(3,)`, radians in the planes (0, 1), (0, 2), (1, 2).
     """
     dims = image.ndim - 1
-    matrix, planes = np.eye(dims), [(first, second) for first in range(dims) for second in range(first + 1, dims)]
+    planes = [(first, second) for first in range(dims) for second in range(first + 1, dims)]
     for (first, second), angle in zip(planes, turns, strict=True):
-        step = np.eye(dims)
-        step[[first, second], [first, second]] = math.cos(angle)
-        step[first, second], step[second, first] = -math.sin(angle), math.sin(angle)
-        matrix = matrix @ step
-    half = np.array(image.shape[1:]) / 2
-    back = matrix.T * half[None, :] / half[:, None]
-    start = -(matrix.T @ offset) / half
-    theta = np.concatenate([back[::-1, ::-1], start[::-1, None]], 1).astype(np.float32)
-    grid = F.affine_grid(torch.from_numpy(theta)[None], [1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None], grid, align_corners=False)[0]
+        outer, inner = -math.tan(angle / 2), math.sin(angle)
+        for axis, other, slope in ((first, second, outer), (second, first, inner), (first, second, outer)):
+            size = image.shape[other + 1]
+            image = slide(image, axis, along(slope * (torch.arange(size) - (size - 1) / 2), other, dims))
+    for axis in range(dims):
+        image = slide(image, axis, torch.tensor(offset[axis], dtype=torch.float32))
+    return image
+
+
+def slide(image: Tensor, axis: int, distance: Tensor) -> Tensor:
+    """Moves lines of `(C, *S)` along one axis of S, each by its distance in pixels, which broadcasts to S."""
+    size, dims = image.shape[axis + 1], image.ndim - 1
+    phase = -2 * math.pi * along(torch.fft.fftfreq(size), axis, dims) * distance
+    moved = torch.fft.fft(image, dim=axis + 1) * torch.polar(torch.ones_like(phase), phase)
+    shown: Tensor = torch.fft.ifft(moved, dim=axis + 1).real
+    return shown
 
 
 def ghost(image: Tensor, period: int, loss: float, axis: int) -> Tensor:

@@ -58,13 +58,13 @@ class Deblurring(Restoration):
         widths = [spec["fwhm"] * factor for factor in pixels(self.unit, subject)]
         blurred = blur(clean, widths, spec["kind"])
         noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), dtype=np.float32))
-        return blurred + spec["noise"] * noise
+        return blurred + float(spec["noise"]) * noise
 
 
 def blur(image: Tensor, widths: Sequence[float], profile: Profile) -> Tensor:
     """Blurs `(C, *S)` by a separable point spread function of full widths at half maximum in pixels of each axis."""
     matrices = [
-        profile_matrix(size, np.arange(size), width, profile)
+        profile_matrix(size, np.arange(size, dtype=np.float64), width, profile)
         for size, width in zip(image.shape[1:], widths, strict=True)
     ]
     return multiply(image, matrices)

@@ -18,13 +18,15 @@ from mvg.data.fields import smooth_noise
 def to_lines(image: Tensor, axis: int) -> Tensor:
     """Fourier transform `(C, *S)` along one axis of S, unitary, frequency 0 at index n // 2; complex."""
     place = axis + 1
-    return torch.fft.fftshift(torch.fft.fft(image, dim=place, norm="ortho"), dim=place)
+    lines: Tensor = torch.fft.fftshift(torch.fft.fft(image, dim=place, norm="ortho"), dim=place)
+    return lines
 
 
 def from_lines(lines: Tensor, axis: int) -> Tensor:
     """Inverse of `to_lines`; complex."""
     place = axis + 1
-    return torch.fft.ifft(torch.fft.ifftshift(lines, dim=place), dim=place, norm="ortho")
+    image: Tensor = torch.fft.ifft(torch.fft.ifftshift(lines, dim=place), dim=place, norm="ortho")
+    return image
 
 
 def along(values: Tensor, axis: int, dims: int) -> Tensor:
