@@ -22,9 +22,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 import mvg
-from mvg.configuration import from_config
+from mvg.configuration import to_config
 from mvg.models.base import InContextModel
-from mvg.task import Task
 from mvg.weights import unshared, whole_folder
 
 log = logging.getLogger(__name__)
@@ -312,14 +311,8 @@ def load_adapter(network: InContextModel, folder: str | Path) -> None:
     merge(network)
 
 
-def adapted_task(folder: str | Path) -> Task | None:
-    """Returns the task that an adapter was trained on, None where it does not say."""
-    entry = describe_adapter(folder).get("task")
-    return None if entry is None else cast(Task, from_config(entry))
-
-
 class SaveAdapter(pl.Callback):
-    """Leaves `<run>/adapter` when a fit that adapts a network ends, or is ended by hand."""
+    """Leaves `<run>/adapter` when a fit that adapts a network ends, or is ended by hand; names its task if it has one."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
@@ -328,6 +321,10 @@ class SaveAdapter(pl.Callback):
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         facts = {"steps": trainer.global_step, "metrics": {k: v for k, v in scores.items() if math.isfinite(v)}}
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        tasks = list(getattr(data, "tasks", {}).values())
+        facts |= {"task": to_config(tasks[0]) if len(tasks) == 1 else None}
+        facts |= {"aspect": data.aspect} if hasattr(data, "aspect") else {}
         network, base = cast(InContextModel, pl_module.network), str(pl_module.base)
         folder = save_adapter(Path(trainer.default_root_dir) / "adapter", network, adaptation, base, facts=facts)
         log.info("adapter saved to %s", folder)

@@ -132,11 +132,14 @@ def adapt_to_cases(
         The outcome, and the facts of the validation.
 
     Raises:
-        ValueError: If there are too few cases for the validation.
+        ValueError: If there are too few cases for the validation, or the held-out ones show nothing to compare.
     """
     how, folds = divide(cases, validation, plan.seed)
-    if how == "none":
-        return train(network, task, cases, [], groups, plan), {"how": how}
+    folds = [fold for fold in folds if shown(fold[0]) & shown(fold[1])]
+    if not folds and validation not in ("auto", "none"):
+        raise ValueError("no held-out case shows a class of the others; set `validation` to none, or add cases")
+    if not folds:
+        return train(network, task, cases, [], groups, plan), {"how": "none"}
     if how == "held-out":
         outcome = train(network, task, *folds[0], groups, plan)
         return outcome, judge(how, task, [outcome.curve], [len(held) for _, held in folds])
@@ -147,6 +150,11 @@ def adapt_to_cases(
         curves.append(train(network, task, left, held, groups, share).curve)
     facts = judge(how, task, curves, [len(held) for _, held in folds])
     return train(network, task, cases, [], groups, share, facts["best_step"]), facts
+
+
+def shown(cases: Sequence[Case]) -> set[int]:
+    """Classes that cases show (class 0 stands for image targets)."""
+    return {k for case in cases for entry in case.slices for k, pixels in entry.pixels.items() if pixels}
 
 
 def divide(

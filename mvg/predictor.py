@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation import adapted_task, load_adapter
+from mvg.adaptation import describe_adapter, load_adapter
 from mvg.configuration import from_config
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
@@ -141,14 +141,17 @@ class Predictor:
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
                 or the adapter was made for one.
             adapter: Folder that `mvg adapt` wrote for these weights.
-            **options: Arguments of the class; `aspect` is by default that of the training.
+            **options: Arguments of the class; `aspect` is by default that of the training, `aspect` and `window` those
+                of the adapter where there is one.
         """
         folder = locate(folder)
-        if task is None and adapter is not None:
-            task = adapted_task(adapter)
+        facts = {} if adapter is None else describe_adapter(adapter)
+        if task is None and facts.get("task"):
+            task = from_config(facts["task"])
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
-        defaults = {"aspect": weights.load_aspect(folder), "adapter": adapter}
-        return cls(weights.load(folder), chosen, **{**defaults, **options})
+        window = tuple(facts["window"]) if facts.get("window") else None
+        defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window}
+        return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 
     def set_context(self, images: Sequence[Source], targets: Sequence[Source]) -> None:
         """Reads the context; it stays until the next one is set.
