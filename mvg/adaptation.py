@@ -22,8 +22,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 import mvg
-from mvg.configuration import to_config
+from mvg.configuration import from_config, to_config
 from mvg.models.base import InContextModel
+from mvg.task import Task
 from mvg.weights import unshared, whole_folder
 
 log = logging.getLogger(__name__)
@@ -311,8 +312,14 @@ def load_adapter(network: InContextModel, folder: str | Path) -> None:
     merge(network)
 
 
+def adapted_task(folder: str | Path) -> Task | None:
+    """Returns the task that an adapter was trained on, None where it does not say."""
+    entry = describe_adapter(folder).get("task")
+    return None if entry is None else cast(Task, from_config(entry))
+
+
 class SaveAdapter(pl.Callback):
-    """Leaves `<run>/adapter` when a fit that adapts a network ends, or is ended by hand; names its task if it has one."""
+    """Leaves `<run>/adapter` when a fit that adapts a network ends, or is ended by hand."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation import describe_adapter, load_adapter
+from mvg.adaptation import adapted_task, describe_adapter, load_adapter
 from mvg.configuration import from_config
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
@@ -146,8 +146,8 @@ class Predictor:
         """
         folder = locate(folder)
         facts = {} if adapter is None else describe_adapter(adapter)
-        if task is None and facts.get("task"):
-            task = from_config(facts["task"])
+        if task is None and adapter is not None:
+            task = adapted_task(adapter)
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
         window = tuple(facts["window"]) if facts.get("window") else None
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window}

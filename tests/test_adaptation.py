@@ -183,19 +183,20 @@ def test_running_statistics_and_a_second_adaptation_are_refused():
 # ---------------------------------------------------------------------- fit
 
 
-def fit(folder, steps=2, **options):
+def fit(folder, adaptation, callbacks=(), **options):
     torch.manual_seed(0)
     made = CanvasViT(SIZE, width=16, depth=2, heads=1)
-    module = Generalist(made, weights=str(folder / "base"), **options)
+    module = Generalist(made, weights=str(folder / "base"), adaptation=adaptation)
     trainer = pl.Trainer(
-        max_steps=steps,
+        max_steps=2,
         default_root_dir=folder,
         accelerator="cpu",
         logger=False,
-        callbacks=[SaveAdapter(), weights.SaveWeights()],
+        callbacks=[SaveAdapter(), weights.SaveWeights(), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        **options,
     )
     trainer.fit(module, datamodule=Toy())
     return module
@@ -227,3 +228,22 @@ def test_an_adaptation_without_weights_is_refused(tmp_path):
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match="`adaptation` changes a trained network"):
         trainer.fit(Generalist(network(), adaptation=Adaptation()), datamodule=Toy())
+
+
+class Keep(pl.Callback):
+    """Writes what a process has at the end of training."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(pl_module.network.state_dict(), self.folder / f"end{trainer.global_rank}.pt")
+
+
+def test_two_processes_train_one_adapter(tmp_path):
+    weights.save(tmp_path / "base", network())
+    fit(tmp_path, adaptation=Adaptation("lora", rank=2), devices=2, strategy="ddp_fork", callbacks=[Keep(tmp_path)])
+    one, other = (torch.load(tmp_path / f"end{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(bool(value.any()) for name, value in one.items() if name.endswith(".up"))
+    assert (tmp_path / "adapter" / ADAPTER).is_file()
