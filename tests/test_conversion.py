@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import save_file
+from test_medverse_import import public_state
 from torch import nn
 
 import mvg
+from mvg.cli import main
 from mvg.configuration import from_config, to_config
 from mvg.conversion import FORMATS, convert, fingerprint
 from mvg.models import CanvasViT, SegGPT, UniverSeg, ViTEncoder
 from mvg.models.initialise import initialise
-from mvg.weights import build, describe, load
+from mvg.weights import MODEL, build, describe, load, save
+from tasks import Segmentation
 
 ROOT = Path(__file__).parents[1]
 
@@ -161,6 +163,12 @@ class TestConvert:
         network = load(convert(written({"state_dict": state}), tmp_path / "out", "universeg"))
         assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
 
+    @pytest.mark.parametrize("name", ["medverse", "neuroverse3d"])
+    def test_networks_for_volumes_are_converted(self, name, written, tmp_path):
+        folder = convert(written({"state_dict": public_state(name, "net.")}, "a.ckpt"), tmp_path / "out", name)
+        assert load(folder).image_size == (128, 128, 128)
+        assert describe(folder)["origin"]["format"] == name
+
     def test_options_of_a_training_script_do_no_harm(self, written, tmp_path):
         checkpoint = {"model": fill(universeg()), "args": argparse.Namespace(lr=1e-3), "optimizer": {"state": {}}}
         assert load(convert(written(checkpoint), tmp_path / "out", "universeg"))
@@ -243,7 +251,9 @@ class TestRefusals:
     def test_missing_file_and_unknown_format_are_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nothing.pth; download"):
             convert("nothing.pth", tmp_path / "out", "universeg")
-        with pytest.raises(ValueError, match="choose one of mae, mvg, painter, seggpt, universeg"):
+        with pytest.raises(
+            ValueError, match="mae, medverse, mvg, neuroverse3d, painter, seggpt, universeg"
+        ):
             convert("nothing.pth", tmp_path / "out", "other")
 
 
@@ -386,9 +396,37 @@ class TestAgainstPublicCode:
         assert (shuffled[:, 0] - found[:, 0]).abs().max() < 1e-4
 
 
-def test_shipped_files_are_the_formats():
-    assert sorted(FORMATS) == sorted(PUBLIC)
-    for name in ("painter", "seggpt", "universeg"):
-        assert yaml.safe_load((ROOT / f"configs/network/{name}.yaml").read_text())["class_path"].startswith(
-            "mvg.models."
-        )
+class TestCommand:
+    def test_converted_weights_show_what_they_are(self, written, tmp_path, capsys):
+        file, folder = written(fill(universeg())), tmp_path / "out"
+        main(["weights", "convert", str(file), str(folder), "--format", "universeg", "--sha256", fingerprint(file)])
+        main(["weights", "show", str(folder)])
+        shown = capsys.readouterr().out
+        count = sum(parameter.numel() for parameter in load(folder).parameters())
+        assert f"parameters  {count:,}" in shown
+        assert all(text in shown for text in ("OpenRAIL++-M", "128x128", "1 in, 1 out", fingerprint(folder / MODEL)))
+
+    def test_trained_weights_show_sources_tasks_and_metrics(self, tmp_path, capsys):
+        sources = {"abdomen": {"licence": "CC-BY-4.0", "modality": "CT"}}
+        network = from_config(FORMATS["universeg"].convert(fill(universeg()))[0])
+        save(tmp_path / "a", network, {"organs": Segmentation()}, sources, {"val/score": 0.5})
+        main(["weights", "show", str(tmp_path / "a")])
+        shown = capsys.readouterr().out
+        texts = ("organs: tasks.segmentation.Segmentation", "abdomen: licence CC-BY-4.0, CT", "val/score: 0.5000")
+        assert all(text in shown for text in texts)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["convert", "{file}", "{there}", "--format", "universeg"], "add --overwrite to replace it"),
+            (["convert", "{file}", "{new}", "--format", "other"], "invalid choice: 'other'"),
+            (["convert", "{new}", "{new}", "--format", "mae"], "download the weights first"),
+            (["show", "{new}"], "no config.json"),
+        ],
+    )
+    def test_what_can_be_mended_is_one_sentence(self, words, said, written, tmp_path, capsys):
+        places = {"file": written(fill(universeg())), "there": tmp_path, "new": tmp_path / "new"}
+        with pytest.raises(SystemExit) as stopped:
+            main(["weights", *(word.format(**places) for word in words)])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
