@@ -66,17 +66,18 @@ def adapt_files(
     after stronger changes.
 
     Args:
-        weights: Folder of a trained network, `<run>/weights`; it is left as it is.
+        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub; it is left as
+            it is.
         context: Folder with `images/` and `targets/` (or `labels/`), as for `mvg predict`: files of one name are a
             case, pictures or volumes.
         output: Folder of the adapter, for `mvg predict --adapter`.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task.
         targets: Folder of the targets, where `context` is the folder of the images alone.
-        method: "lora" (a low-rank change of the layers), "prompt" (learned tokens beside the blocks), "head" (what
-            paints, alone) or "full" (everything; the adapter is as large as the weights).
+        method: "lora" (a low-rank change of the layers), "prompt" (learned tokens that the features attend to), "head"
+            (what paints, alone) or "full" (everything; the adapter is as large as the weights).
         rank: Rank of lora.
-        tokens: Learned tokens of prompt in each block.
+        tokens: Learned tokens of prompt at each place.
         layers: Regular expression that finds the names of the layers of lora, such as `attn|mlp`; all by default.
         steps: Steps of each training; 200 if neither steps nor minutes are given.
         minutes: Minutes of all trainings together, instead of steps; reading and validation are not counted.

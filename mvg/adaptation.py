@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
@@ -39,10 +40,10 @@ class Adaptation:
     """How a trained network is adapted to a data set.
 
     Attributes:
-        method: "prompt": learned tokens that all tokens of a block attend to; "lora": a low-rank change of linear and
+        method: "prompt": learned tokens that the network's features attend to; "lora": a low-rank change of linear and
             convolutional layers; "head": what paints, alone; "full": everything.
         rank: Rank of "lora"; no more than a layer has.
-        tokens: Learned tokens of "prompt" in each block.
+        tokens: Learned tokens of "prompt" at each place.
         layers: Regular expression that finds the names of the layers of "lora", such as `attn|mlp`; all by default.
 
     Raises:
@@ -89,27 +90,34 @@ class LowRank(nn.Module):
 
 
 class PromptTokens(nn.Module):
-    """Learned tokens that other tokens attend to; their values are 0 at first, so that nothing is added.
+    """Learned tokens that features attend to; their values are 0 at first, so that nothing is added.
+
+    Source: Li and Liang, "Prefix-Tuning", arXiv 2101.00190, in the parallel form of He et al., arXiv 2110.04366, which
+    serves tokens and maps alike.
 
     Args:
-        width: Numbers in a token.
+        width: Length of a feature vector.
         number: Number of learned tokens.
+        axis: Axis of the features: -1 for tokens `(..., width)`, 1 for maps `(B, width, *S)`.
     """
 
-    def __init__(self, width: int, number: int) -> None:
+    def __init__(self, width: int, number: int, axis: int = -1) -> None:
         super().__init__()
+        self.axis = axis
         self.keys = nn.Parameter(torch.randn(number, width))
         self.values = nn.Parameter(torch.zeros(number, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns what tokens `(..., width)` read, of the same shape."""
-        scores = x @ self.keys.T / math.sqrt(self.keys.shape[1])
-        return scores.softmax(-1) @ self.values
+        """Adds to features what they read."""
+        features = F.layer_norm(x.movedim(self.axis, -1), self.keys.shape[1:])
+        scores = features @ self.keys.T / math.sqrt(self.keys.shape[1])
+        read: Tensor = scores.softmax(-1).to(self.values.dtype) @ self.values
+        return x + read.movedim(-1, self.axis).to(x.dtype)
 
 
-def _attend(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Adds what the prompts beside a module say of its input."""
-    return output + cast(Tensor, cast(PromptTokens, module.prompt)(inputs[0]))
+def _attend(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """Lets the output of a module read the prompts beside it."""
+    return cast(Tensor, cast(PromptTokens, module.prompt)(output))
 
 
 # ---------------------------------------------------------------------- networks
@@ -158,10 +166,10 @@ def _add_prompts(network: InContextModel, adaptation: Adaptation) -> None:
     places = network.prompt_places()
     if not places:
         raise ValueError(f"{type(network).__name__} has no place for prompts (`prompt_places`); use lora, head or full")
-    for name, width in places.items():
+    for name, (axis, width) in places.items():
         module = network.get_submodule(name)
         device = next(network.parameters()).device
-        module.add_module("prompt", PromptTokens(width, adaptation.tokens).to(device))
+        module.add_module("prompt", PromptTokens(width, adaptation.tokens, axis).to(device))
         module.register_forward_hook(_attend)
 
 

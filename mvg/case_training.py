@@ -30,7 +30,7 @@ Validation = Literal["auto", "leave-one-out", "held-out", "none"]
 Curve = list[tuple[int, float]]
 """Steps taken, and the score after them."""
 
-RATES: Mapping[Method, float] = {"prompt": 1e-2, "lora": 2e-3, "head": 1e-3, "full": 5e-4}
+RATES: Mapping[Method, float] = {"prompt": 1e-2, "lora": 5e-3, "head": 2e-3, "full": 1e-3}
 """Learning rate of each method."""
 STEPS = 200
 """Steps where neither steps nor minutes are given."""

@@ -149,7 +149,7 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(image).save(f"context/images/{number}.png")
         Image.fromarray(labels).save(f"context/labels/{number}.png")
     torch.manual_seed(0)
-    made = CanvasViT(SIZE, width=16, depth=1, heads=1, stem=ConvStem(widths=[8, 8]), decoder=UNetDecoder())
+    made = CanvasViT(SIZE, width=16, depth=1, heads=1, stem=ConvStem(widths=[16, 16]), decoder=UNetDecoder())
     weights.save("weights", made, {"segmentation": tasks.Segmentation(), "inpainting": tasks.Inpainting()})
     return tmp_path
 

@@ -51,7 +51,7 @@ def network(kind="vit", seed=0):
     torch.manual_seed(seed)
     if kind == "volumes":
         return Volumes()
-    parts = {"stem": ConvStem(widths=[8, 8]), "decoder": UNetDecoder()} if kind == "unet" else {}
+    parts = {"stem": ConvStem(widths=[16, 16]), "decoder": UNetDecoder()} if kind == "unet" else {}
     made = CanvasViT(image_size=SIZE, width=16, depth=2, heads=1, **parts)
     for parameter in made.parameters():  # no branch is zero, so that every change is seen
         nn.init.normal_(parameter, std=0.1)

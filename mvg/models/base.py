@@ -104,9 +104,10 @@ class InContextModel(nn.Module, metaclass=Configurable):
         """Names the submodules that paint, which adaptation may train alone; none by default."""
         return ()
 
-    def prompt_places(self) -> Mapping[str, int]:
-        """Names submodules from tokens `(..., width)` to tokens, beside which prompts can be learned, with their width.
+    def prompt_places(self) -> Mapping[str, tuple[int, int]]:
+        """Names submodules whose outputs learned prompts may add to; none by default.
 
-        None by default; a container whose children are called in turn (`nn.Sequential`) is no such place.
+        Returns:
+            Name to axis and length of the features in the output: (-1, width) for tokens, (1, channels) for maps.
         """
         return {}

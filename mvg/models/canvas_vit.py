@@ -19,7 +19,7 @@ from mvg.models.base import InContextModel
 from mvg.models.block import Block
 from mvg.models.decoder import Decoder, TwoConvHead
 from mvg.models.position import RotaryPosition, resize_position
-from mvg.models.stem import PatchStem, Pyramid, Stem
+from mvg.models.stem import PatchStem, Pyramid, Stem, map_places
 from mvg.models.tiles import CanvasMemory, Tiles
 from mvg.models.transfer import Pool
 from mvg.objective import Objective
@@ -162,9 +162,9 @@ class CanvasViT(InContextModel):
         """Names the decoder."""
         return ("decoder",)
 
-    def prompt_places(self) -> dict[str, int]:
-        """Names the hidden layer of every block."""
-        return {f"blocks.{index}.mlp": self.segments.shape[1] for index in range(len(self.blocks))}
+    def prompt_places(self) -> dict[str, tuple[int, int]]:
+        """Names what the attention of every block looks at, and the blocks of stem and decoder."""
+        return {f"blocks.{i}.norm1": (-1, self.segments.shape[1]) for i in range(len(self.blocks))} | map_places(self)
 
     # ------------------------------------------------------------------ embedding
 

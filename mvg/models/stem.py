@@ -201,3 +201,9 @@ class _Convolutions(StemModule):
         covered = F.interpolate(hidden[:, None].to(target.dtype), size=target.shape[2:], mode="nearest")
         made: Pyramid = self.label_tower(torch.cat([target * (1 - covered), covered], 1))
         return made
+
+
+def map_places(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Names the blocks of a network that make maps, for `InContextModel.prompt_places`."""
+    blocks = {name: part for name, part in network.named_modules() if isinstance(part, ConvBlock | FineBlock)}
+    return {name: (1, block.second.out_channels) for name, block in blocks.items()}
