@@ -51,7 +51,7 @@ class LowDoseCT(Restoration):
         self,
         role: str = "image",
         degraded: str = "low_dose",
-        photons: tuple[float, float] = (3e3, 1e5),
+        photons: tuple[float, float] = (2e4, 1e6),
         electronic: float = 5.0,
         window: tuple[float, float] = (-1000.0, 1000.0),
         extent: float = 350.0,

@@ -6,11 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.transform import radon
 from test_tasks import SHAPES, cases, episode, every_dims, same
 
+import tasks
+from benchmarks.task_sheet import ROWS, SyntheticHead, draw_sheet
 from mvg.controls import trivial_answers
 from mvg.data.subject import Item, Subject
+from mvg.data.synthetic import SyntheticAnatomy, prototype
 from mvg.episode import Episode
 from tasks import (
     ArtefactRemoval,
@@ -473,3 +477,22 @@ def test_slabs_are_whole_planes_of_one_axis(shape):
 def test_wrong_arguments_are_named(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+def test_the_mask_of_synthetic_heads_encloses_their_brain():
+    source = SyntheticHead((48, 48), seed=10)
+    for item in source.items("val")[:3]:
+        subject, plain = source.read(item), SyntheticAnatomy.read(source, item)
+        assert torch.equal(subject.images["image"], plain.images["image"])
+        names = prototype(source.plan, 1, 0).names
+        brain, labels = subject.labels["brain"] > 0, subject.labels["labels"]
+        for number, name in enumerate(names, start=1):
+            shown = labels == number
+            inside = name not in ("skin", "fat", "skull", "diploe", "fluid", "marrow")
+            assert float(brain[shown].float().mean() if shown.any() else inside) == pytest.approx(inside, abs=0.02)
+
+
+def test_the_sheet_shows_every_task(tmp_path):
+    assert {type(row.task) for row in ROWS} == {getattr(tasks, name) for name in tasks.__all__}
+    draw_sheet(ROWS[:4], 24, 24, seed=0).save(tmp_path / "sheet.png")
+    assert np.asarray(Image.open(tmp_path / "sheet.png")).std() > 20
