@@ -113,3 +113,20 @@ def test_episode_in_which_nothing_counts_costs_nothing(kind):
 def test_negative_argument_is_refused(name):
     with pytest.raises(ValueError, match=f"`{name}`"):
         Objective(**{name: -1.0})
+
+
+def test_cubic_regression_is_smooth_at_beta_and_that_of_neuroverse3d():
+    error = torch.tensor([-2.0, -0.5, 0.3, 1.5])
+    expected = torch.where(error.abs() < 1, error.abs() ** 3 / 3, error.abs() - 2 / 3)
+    assert torch.allclose(smooth_l1(error, 1.0, 3), expected)
+    below, above = (smooth_l1(torch.tensor(0.2) + step, 0.2, 3) for step in (-1e-4, 1e-4))
+    assert (above - below).item() == pytest.approx(2e-4, rel=1e-2)
+    with pytest.raises(ValueError, match="`power` must be 2 or 3, got 4"):
+        Objective(power=4)
+
+
+def test_cubic_regression_is_weighted_like_any_other():
+    painted, target, weight = sample()
+    loss = Objective(beta=1, power=3, regression=50)(painted, target, weight, IMAGE)
+    expected = 50 * ((painted - target).abs() ** 3 / 3 * weight).sum() / weight.sum()
+    assert torch.allclose(loss, expected)

@@ -239,11 +239,11 @@ def pairs_of(images: Tensor, targets: Tensor) -> Iterator[ContextPair]:
 def mini_contexts(pairs: Iterable[ContextPair], size: int) -> Iterator[tuple[list[ContextPair], bool]]:
     """Takes pairs up in order, at most `size` at a time, and says whether these are the last."""
     stream = iter(pairs)
-    group = list(islice(stream, size))
-    while group:
-        following = list(islice(stream, size))
-        yield group, not following
-        group = following
+    ahead = list(islice(stream, 1))
+    while ahead:
+        group = [*ahead, *islice(stream, size - 1)]
+        ahead = list(islice(stream, 1))
+        yield group, not ahead
 
 
 def stack(maps: Sequence[Tensor]) -> Tensor:
@@ -255,10 +255,12 @@ def stack(maps: Sequence[Tensor]) -> Tensor:
 
 
 def scale_gradient(values: Tensor, factor: int) -> Tensor:
-    """Multiplies the gradient of values, not the values, by a factor; registers a hook on them."""
-    if factor > 1 and values.requires_grad:
-        values.register_hook(lambda gradient: gradient * factor)
-    return values
+    """Returns the same values, through which a factor times the gradient flows back."""
+    if factor == 1 or not values.requires_grad:
+        return values
+    scaled = values.view_as(values)  # what else is computed from `values` keeps its gradient
+    scaled.register_hook(lambda gradient: gradient * factor)
+    return scaled
 
 
 def check_choices(**chosen: str) -> None:

@@ -9,21 +9,33 @@ stride is answered), and that the released weights need `grouping: lattice`, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mvg.models.foreign import check_names, find
 from mvg.models.medverse import Medverse
 
 SIZE = 128
 """Side of the volumes that both networks were trained on."""
 PREFIXES = ("", "net.", "model.net.", "module.net.")
 """What checkpoints put before the names of the network; Lightning checkpoints of both have "net."."""
+FIRST = "target_encoder.target_embedding.weight"
+"""A name that both have."""
 
 Converted = tuple[dict[str, Any], dict[str, Tensor]]
 """A network's configuration (`class_path`, `init_args`) and its state."""
+
+
+def convert(state: Mapping[str, Tensor]) -> Converted:
+    """Converts the state of either network; see `from_medverse` and `from_neuroverse3d`.
+
+    Raises:
+        ValueError: If names or shapes are those of neither.
+    """
+    return (from_medverse if "target_code" in _without_prefix(state) else from_neuroverse3d)(state)
 
 
 def from_neuroverse3d(state: Mapping[str, Tensor]) -> Converted:
@@ -38,7 +50,7 @@ def from_neuroverse3d(state: Mapping[str, Tensor]) -> Converted:
     Raises:
         ValueError: If names or shapes are not those of a Neuroverse3D.
     """
-    return _convert(state, "Neuroverse3D", {})
+    return _convert(state, {})
 
 
 def from_medverse(state: Mapping[str, Tensor]) -> Converted:
@@ -59,81 +71,65 @@ def from_medverse(state: Mapping[str, Tensor]) -> Converted:
         "image_context_code": "coarse_code",
         "image_context_embedding": "coarse_mark",
     }
-    return _convert(state, "Medverse", renamed)
+    return _convert(state, renamed)
 
 
-def _convert(state: Mapping[str, Tensor], name: str, renamed: Mapping[str, str]) -> Converted:
+def _convert(state: Mapping[str, Tensor], renamed: Mapping[str, str]) -> Converted:
     """Checks every name and shape, then renames tensors and takes those of joined convolutions apart."""
-    given = _without_prefix(state, name)
-    arguments = _arguments(given, name, bool(renamed))
+    given = _without_prefix(state)
+    arguments = _arguments(given, bool(renamed))
     with torch.device("meta"):
         wanted = Medverse(**arguments).state_dict()
-    dims, found, wrong = len(arguments["image_size"]), dict[str, Tensor](), list[str]()
-
-    def take(theirs: str, shape: tuple[int, ...]) -> Tensor:
-        value = given.pop(theirs, None)
-        if value is None or tuple(value.shape) != shape:
-            wrong.append(f"{theirs} is {'missing' if value is None else tuple(value.shape)}, not {shape}")
-        return torch.empty(shape, device="meta") if value is None else value
-
-    for theirs, ours in _modules(len(arguments["widths"]), bool(renamed)):
+    modules = dict(_modules(len(arguments["widths"]), bool(renamed)))
+    check_names(given, _shapes(wanted, modules, renamed))
+    made = {own: given[theirs].reshape(wanted[own].shape) for theirs, own in renamed.items()}
+    for theirs, ours in modules.items():
         weights = [wanted[f"{module}.weight"] for module in ours]
-        sizes = [weight.shape[1] for weight in weights]
-        kernel = weights[0].shape[2:] or (() if theirs.endswith("_proj") else (1,) * dims)
-        joined = take(f"{theirs}.weight", (weights[0].shape[0], sum(sizes), *kernel))
-        bias = take(f"{theirs}.bias", (weights[0].shape[0],))
-        if wrong:
-            continue
-        for module, weight, part in zip(ours, weights, joined.split(sizes, 1), strict=True):
-            found[f"{module}.weight"] = part.reshape(weight.shape).clone()
+        parts = given[f"{theirs}.weight"].split([weight.shape[1] for weight in weights], 1)
+        for module, weight, part in zip(ours, weights, parts, strict=True):
+            made[f"{module}.weight"] = part.reshape(weight.shape)
             if f"{module}.bias" in wanted:
-                found[f"{module}.bias"] = bias.clone()
-    for theirs, own in renamed.items():
-        shape = tuple(wanted[own].shape)
-        value = take(theirs, (1, *shape) if own == "position" else shape)
-        found[own] = value.reshape(shape) if not wrong else value
-    if wrong or given:
-        faults = [*wrong, *(f"{theirs} has no place" for theirs in given)]
-        raise ValueError(f"these are no weights of {name}: {'; '.join(faults[:6])} ({len(faults)} faults in all)")
-    return {"class_path": "mvg.models.Medverse", "init_args": arguments}, found
+                made[f"{module}.bias"] = given[f"{theirs}.bias"]
+    return {"class_path": "mvg.models.Medverse", "init_args": arguments}, made
 
 
-def _without_prefix(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def _shapes(
+    wanted: Mapping[str, Tensor], modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """Lists the names that their code gives to the tensors of our network, with their shapes there."""
+    shapes = {theirs: tuple(wanted[own].shape) for theirs, own in renamed.items()}
+    if renamed:
+        shapes["sincos_pos_embed"] = (1, *shapes["sincos_pos_embed"])
+    for theirs, ours in modules.items():
+        weights = [wanted[f"{module}.weight"] for module in ours]
+        kernel = tuple(weights[0].shape[2:]) or (() if theirs.endswith("_proj") else (1, 1, 1))
+        shapes[f"{theirs}.weight"] = (len(weights[0]), sum(weight.shape[1] for weight in weights), *kernel)
+        shapes[f"{theirs}.bias"] = (len(weights[0]),)
+    return shapes
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Strips what a checkpoint puts before the names."""
-    start = "target_encoder.target_embedding.weight"
-    prefix = next((prefix for prefix in PREFIXES if prefix + start in state), None)
-    if prefix is None:
-        shown = ", ".join(list(state)[:3]) or "nothing"
-        raise ValueError(f"these are no weights of {name}: {start} is missing; they hold {shown}, ...")
+    prefix = next((prefix for prefix in PREFIXES if prefix + FIRST in state), "")
     return {key.removeprefix(prefix): value for key, value in state.items()}
 
 
-def _arguments(given: Mapping[str, Tensor], name: str, blockwise: bool) -> dict[str, Any]:
+def _arguments(given: Mapping[str, Tensor], blockwise: bool) -> dict[str, Any]:
     """Reads the arguments of the network off the shapes."""
-    last = "target_decoder.output_block.block.1.weight"
-    needed = [last, *(["target_code", "sincos_pos_embed"] if blockwise else [])]
-    if lacking := [key for key in needed if key not in given]:
-        raise ValueError(f"these are no weights of {name}: {', '.join(lacking)} is missing")
-    embedding = given["target_encoder.target_embedding.weight"]
-    widths, dims = [embedding.shape[0]], embedding.ndim - 2
+    embedding = find(given, FIRST, 5)
+    widths = [embedding.shape[0]]
     while (down := f"target_encoder.downsample_blocks.{len(widths) - 1}.target_linear_layer.weight") in given:
-        widths.append(given[down].shape[0])
-    if dims not in (2, 3) or len(widths) < 2:
-        raise ValueError(f"these are no weights of {name}: {dims} axes and {len(widths)} stages of channels {widths}")
+        widths.append(find(given, down, 5).shape[0])
     arguments = {
-        "image_size": [SIZE] * dims,
+        "image_size": [SIZE] * 3,
         "in_channels": embedding.shape[1],
-        "out_channels": given[last].shape[0],
+        "out_channels": find(given, "target_decoder.output_block.block.1.weight", 5).shape[0],
         "widths": widths,
         "fusion": "blockwise" if blockwise else "concat",
     }
     if blockwise:
-        tokens = given["sincos_pos_embed"].shape[-2]
-        arguments |= {
-            "grouping": "lattice",
-            "blocks": round(tokens ** (1 / dims)),
-            "code": given["target_code"].shape[-1],
-        }
+        tokens, code = find(given, "sincos_pos_embed", 3).shape[1:]
+        arguments |= {"grouping": "lattice", "blocks": round(tokens ** (1 / 3)), "code": code}
     return arguments
 
 
