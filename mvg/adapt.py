@@ -19,6 +19,7 @@ from mvg.context import find_pairs
 from mvg.data.readers import SIZE_LIMIT
 from mvg.predict import as_window
 from mvg.predictor import Predictor
+from mvg.scale_predictor import takes_volumes
 from mvg.volume_predictor import rule_for
 
 log = logging.getLogger(__name__)
@@ -108,6 +109,8 @@ def adapt_files(
     plan = Plan(
         adaptation, str(weights), steps, minutes, rate, batch, examples, patience, device, precision, seed, workers
     )
+    if takes_volumes(weights):
+        raise ValueError(f"{weights}: a network for volumes is adapted by `mvg fit --config configs/adapt.yaml`")
     options: dict[str, Any] = {} if aspect is None else {"aspect": aspect}
     predictor = Predictor.from_pretrained(
         weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **options
