@@ -18,6 +18,8 @@ import SimpleITK as sitk
 from mvg.data.readers import LARGEST, Volume
 
 FORMATS = (".mha", ".nrrd")
+HEADERS = (".mhd",)
+"""MetaImage headers whose pixels lie in a file of their own."""
 _HEADER = 1 << 16
 _BLOCK = 1 << 20
 _META_BYTES = {"CHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8, "LONG_LONG": 8}
@@ -33,7 +35,7 @@ class Promise:
         shape: Extent along each axis.
         size: Bytes of a pixel.
         packing: "raw", "zlib" or "gzip".
-        path: The file.
+        path: The file that holds the pixels.
         offset: Byte at which they begin.
     """
 
@@ -45,7 +47,7 @@ class Promise:
 
 
 def read_itk(path: Path, largest: int = LARGEST) -> Volume:
-    """Reads a MetaImage (.mha) or NRRD (.nrrd) volume in RAS+ orientation.
+    """Reads a MetaImage (.mha, or .mhd with its pixels beside it) or NRRD (.nrrd) volume in RAS+ orientation.
 
     Args:
         path: The file.
@@ -75,6 +77,21 @@ def read_itk(path: Path, largest: int = LARGEST) -> Volume:
     return Volume(values, np.asarray(turned.affine, dtype=np.float64), path)
 
 
+def pixel_file(path: Path) -> Path | None:
+    """Returns the file beside a .mhd that holds its pixels; None for files that hold their own.
+
+    Raises:
+        ValueError: If the header is damaged; the message names it.
+    """
+    if not path.name.lower().endswith(HEADERS):
+        return None
+    try:
+        found = read_header(path).path
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: the file is damaged or not supported ({error}); restore or convert it") from error
+    return None if found == path else found
+
+
 def read_header(path: Path) -> Promise:
     """Reads what the header of a MetaImage or NRRD file promises.
 
@@ -97,11 +114,16 @@ def _meta(path: Path, start: bytes) -> Promise:
     kind = fields["ElementType"].removeprefix("MET_").removesuffix("_ARRAY")
     if kind not in _META_BYTES:
         raise ValueError(f"pixels of type MET_{kind}")
-    if match[1] != b"LOCAL":
-        raise ValueError("the pixels must lie in the same file as the header")
     packing = "zlib" if fields.get("CompressedData", "False").lower() == "true" else "raw"
     size = _META_BYTES[kind] * int(fields.get("ElementNumberOfChannels", "1"))
-    return Promise(shape, size, packing, path, match.end())
+    if match[1] == b"LOCAL":
+        return Promise(shape, size, packing, path, match.end())
+    pixels = match[1].decode("latin-1")
+    if not path.name.lower().endswith(HEADERS) or Path(pixels).name != pixels or pixels in ("LIST", ".", ".."):
+        raise ValueError("the pixels must lie in the same file as the header, those of a .mhd in one file beside it")
+    if int(fields.get("HeaderSize", "0")) != 0:
+        raise ValueError(f"pixels that begin at byte {fields['HeaderSize']}")
+    return Promise(shape, size, packing, path.with_name(pixels), 0)
 
 
 def _nrrd(path: Path, start: bytes) -> Promise:

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from mvg.data.archive import read_entry
-from mvg.data.itk import FORMATS, read_itk
+from mvg.data.itk import FORMATS, HEADERS, pixel_file, read_itk
 from mvg.data.readers import PICTURES, VOLUMES, Picture, Volume, read_picture, read_volume
 
 ARCHIVE = ".npz"
-IMAGES = (*VOLUMES, *FORMATS, *PICTURES)
+IMAGES = (*VOLUMES, *FORMATS, *HEADERS, *PICTURES)
 READABLE = (*IMAGES, ARCHIVE)
 _PART = re.compile(r"(?P<path>.*\.(?:nii\.gz|nii|npz))#(?P<part>\d+|\w+/\d+)", re.IGNORECASE | re.DOTALL)
 _BLOCK = 1 << 20
@@ -84,7 +84,7 @@ def read_grid(location: Location, labels: bool = False) -> Volume | Picture:
         return read_entry(location.path, part, labels)
     if name.endswith(VOLUMES):
         return read_volume(location.path, int(part) if part else None)
-    if name.endswith(FORMATS):
+    if name.endswith((*FORMATS, *HEADERS)):
         return read_itk(location.path)
     if name.endswith(PICTURES):
         return read_picture(location.path, labels)
@@ -94,19 +94,28 @@ def read_grid(location: Location, labels: bool = False) -> Volume | Picture:
 def fingerprint(location: Location) -> str:
     """Returns the SHA-256 of a file, or of the pixels of an entry of an archive, so that equal images can be found.
 
+    Of a header whose pixels lie in another file, the hash is that of both hashes.
+
     Raises:
         ValueError: If the file cannot be read.
     """
     if location.is_entry:
         values = np.ascontiguousarray(read_entry(location.path, location.part).values)
         return hashlib.sha256(f"{values.shape}".encode() + values.tobytes()).hexdigest()
+    beside = pixel_file(location.path)
+    if beside is not None:
+        return hashlib.sha256("".join(map(_hash_of, (location.path, beside))).encode()).hexdigest()
+    return _hash_of(location.path)
+
+
+def _hash_of(path: Path) -> str:
     try:
-        status = location.path.stat()
-        return _file_hash(location.path, status.st_size, status.st_mtime_ns)
+        status = path.stat()
+        return _file_hash(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
-        raise ValueError(f"{location.path}: the file does not exist") from error
+        raise ValueError(f"{path}: the file does not exist") from error
     except OSError as error:
-        raise ValueError(f"{location.path}: the file cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path}: the file cannot be read ({error.strerror})") from error
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ from typing import Any
 from mvg.data.cache import digest, stamp
 from mvg.data.file_source import Files, FileSource
 from mvg.data.intensity import Intensity
+from mvg.data.itk import pixel_file
 from mvg.data.location import Location, fingerprint
 from mvg.data.manifest import Row, is_label, read_manifest
 from mvg.data.source import SPLITS
@@ -41,6 +42,8 @@ class ManifestSource(FileSource):
             reference image is not are left out. Validation and test hold everything.
         min_size: Cases with fewer pixels along an axis of S are left out.
         cache: Folder of the prepared data; by default that of the user, or `MVG_CACHE`. It can be deleted at any time.
+        terms: What the licence means for weights trained on the data, for their model card.
+        commercial: Whether the licence allows commercial use; null where that is not known.
     """
 
     def __init__(
@@ -59,6 +62,8 @@ class ManifestSource(FileSource):
         min_content: float = 0.02,
         min_size: int = 1,
         cache: str | None = None,
+        terms: str = "",
+        commercial: bool | None = None,
     ) -> None:
         super().__init__(
             name or Path(manifest).stem,
@@ -74,12 +79,13 @@ class ManifestSource(FileSource):
             min_size,
             cache,
         )
+        self._prefix = f"{Path(manifest).parent}{os.sep}"
         self.manifest, self.reference = manifest, reference
+        self.terms, self.commercial = terms, commercial
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Row]]:
         """Case, in order of names, to role to row."""
-        self._prefix = f"{Path(manifest).parent}{os.sep}"
         cases: dict[str, dict[str, Row]] = {}
         for row in sorted(read_manifest(Path(self.manifest)), key=lambda row: row.case):
             cases.setdefault(row.case, {})[row.role] = row
@@ -132,7 +138,8 @@ class ManifestSource(FileSource):
         """Returns what changes with the files of a case and with what the manifest says of them."""
         rows = self.rows[case]
         stated = [[role, str(row.location).removeprefix(self._prefix), row.sha256] for role, row in rows.items()]
-        return digest(super().mark(case, files), stated)
+        beside = [path for location in files.values() if (path := pixel_file(location.path))]
+        return digest(super().mark(case, files), stated, *([stamp(beside)] if beside else []))
 
     def verify(self, case: str, files: Files) -> None:
         """Compares the files of a case with their hashes.
