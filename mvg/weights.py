@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -138,7 +139,8 @@ def describe(source: str | Path) -> dict[str, Any]:
     folder = locate(source)
     for name in (CONFIG, MODEL):
         if not (folder / name).is_file():
-            hint = f"; on the Hugging Face hub it would be hub:{source}" if str(source).count("/") == 1 else ""
+            is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source))
+            hint = f"; on the Hugging Face hub it would be hub:{source}" if is_name else ""
             raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves{hint}")
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -12,9 +12,13 @@ from mvg.export import INPUTS, example, export_file
 from mvg.models import CanvasViT
 from mvg.weights import save
 
-NETWORKS = {name: (lambda name=name: make(name)) for name in ("released", "joined", "paper", "codes", "matching")}
-NETWORKS |= {name: (lambda name=name: make_peer(name)) for name in ("seggpt", "universeg")}
-networks = pytest.mark.parametrize("name", NETWORKS)
+NETWORKS = {
+    "joined": lambda: make("joined", depth=2, merge=1),
+    "paper": lambda: make("paper", depth=1),
+    "codes": lambda: make("codes", depth=1),
+    "seggpt": lambda: make_peer("seggpt", depth=1, merge=1),
+    "universeg": lambda: make_peer("universeg", depth=2),
+}
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def others(network, context, batch):
     return tuple(1 - values for values in example(network, context, batch))
 
 
-@networks
+@pytest.mark.parametrize("name", ["joined", "codes", "seggpt", "universeg"])
 def test_onnx_program_paints_the_same(name, folder, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -41,7 +45,7 @@ def test_onnx_program_paints_the_same(name, folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json", "weights"]
 
 
-@networks
+@pytest.mark.parametrize("name", ["paper", "universeg"])
 def test_torch_program_paints_the_same(name, folder, tmp_path):
     export_file(folder(name), tmp_path / "a.pt2", context_size=3, batch=2)
     network = NETWORKS[name]()
