@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from mvg.data.quarantine import Quarantine
 from mvg.data.source import SPLITS, Index, Source
 from mvg.data.subject import Item, Subject
 from mvg.episode import Episode, Pair, Spec
+from mvg.next_scale.teacher import TeacherForcing
 from mvg.task import Task
 
 K = TypeVar("K", bound=Hashable)
@@ -31,6 +33,8 @@ _MANY = (1 << 10, 1 << 13, 1 << 16)
 _INDICES = 256
 _SPARE = range(3, 53)
 """Streams of random numbers that an episode is drawn from anew."""
+_FINE = 53
+"""Stream that decides whether a batch is of a finer level."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class Plan:
         task: Name of the task.
         spec: What the task drew.
         items: The query, then the context.
+        fine: The query is a window of a finer level, in next-scale training.
     """
 
     source: str
     task: str
     spec: Spec
     items: tuple[Item, ...]
+    fine: bool = False
 
     @property
     def name(self) -> str:
@@ -87,6 +93,7 @@ class EpisodeDataset(Dataset[Episode]):
         cohort_block: Consecutive training episodes that share one draw of the cohort, so that its subjects are read
             less often; their tasks, specs and items still differ. 1 draws a cohort for each episode.
         remembered: Subjects that each process keeps in memory.
+        next_scale: Train windows of all levels, coarse to fine, instead of whole images or a `crop` of them.
         ranks: Processes that train together; their batches of one step share the number of context pairs.
         quarantine: What becomes of cases that cannot be read; by default the first one is an error.
 
@@ -116,6 +123,7 @@ class EpisodeDataset(Dataset[Episode]):
         controls: bool = False,
         cohort_block: int = 1,
         remembered: int = 32,
+        next_scale: TeacherForcing | None = None,
         ranks: int = 1,
         quarantine: Quarantine | None = None,
     ) -> None:
@@ -124,6 +132,9 @@ class EpisodeDataset(Dataset[Episode]):
         self.context_sizes = check_context_size(context_size)
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.near, self.same_patient, self.aspect, self.crop = near, same_patient, aspect, crop
+        self.next_scale = next_scale
+        if next_scale is not None and crop is not None:
+            raise ValueError(f"`next_scale` cuts windows of its own; set `crop` to null, got {list(crop)}")
         for name in (split, context_split or split):
             if name not in SPLITS:
                 raise ValueError(f"a split must be one of {SPLITS}, got {name!r}")
@@ -170,8 +181,8 @@ class EpisodeDataset(Dataset[Episode]):
     def context_size_at(self, index: int) -> int:
         """Returns the number of context pairs of an episode, common to its batch."""
         low, high = self.context_sizes
-        shared = self.batch_size * self.ranks
-        return low if low == high else int(self._rng(index // shared, 1).integers(low, high + 1))
+        batch = index // (self.batch_size * self.ranks)
+        return low if low == high else int(self._rng(batch, 1).integers(low, high + 1))
 
     def _find_pairs(self, weights: Mapping[str, float]) -> tuple[list[tuple[str, str]], list[float]]:
         """Lists the pairs of source and task that go together, with their weights."""
@@ -211,7 +222,13 @@ class EpisodeDataset(Dataset[Episode]):
         )
         source, task = self.pairs[number]
         shared = self._rng(index // self.cohort_block, 2) if self.cohort_block > 1 else None
-        return self.plan_pair(source, task, self.context_size_at(index), rng, shared)
+        return replace(self.plan_pair(source, task, self.context_size_at(index), rng, shared), fine=self.is_fine(index))
+
+    def is_fine(self, index: int) -> bool:
+        """Says whether an episode is of a finer level than the first, as all of its batch."""
+        if not self.training or self.next_scale is None:
+            return False
+        return self._rng(index // (self.batch_size * self.ranks), _FINE).random() >= self.next_scale.first
 
     def plan_pair(
         self,
@@ -281,15 +298,13 @@ class EpisodeDataset(Dataset[Episode]):
 
     def read(self, source: str, item: Item) -> Subject:
         """Reads an item, or takes it from memory."""
-        read = self.quarantine.read
-        return remember(
-            self._subjects, (source, item), lambda: read(source, self.sources[source], item), self.remembered
-        )
+        make = partial(self.quarantine.read, source, self.sources[source], item)
+        return remember(self._subjects, (source, item), make, self.remembered)
 
     def build(self, plan: Plan, rng: np.random.Generator) -> Episode:
         """Reads, changes and encodes a plan; returns an episode of batch size 1."""
         task = self.tasks[plan.task]
-        subjects = self.subjects(plan, rng)
+        subjects, step = self._prepare(plan, rng)
         spec = task.complete(plan.spec, subjects, rng)
         pairs = [self._encode(plan, subject, spec, rng) for subject in subjects]
         mim = self.training and bool(rng.random() < task.mim)
@@ -308,16 +323,29 @@ class EpisodeDataset(Dataset[Episode]):
             cases=(plan.items[0].case,),
             context_cases=(tuple(item.case for item in plan.items[1:]),),
         )
+        if plan.fine and self.next_scale is not None:
+            coarse = self.next_scale.coarse(pairs[0], step, task.is_label, rng)
+            episode = replace(episode, coarse_image=coarse.image[None], coarse_target=_target(coarse)[None])
         return self._swap(episode, plan, subjects, rng) if self.controls else episode
 
     def subjects(self, plan: Plan, rng: np.random.Generator) -> list[Subject]:
         """Reads the items of a plan and brings them to size; in training they are cropped and changed at random."""
+        return self._prepare(plan, rng)[0]
+
+    def _prepare(self, plan: Plan, rng: np.random.Generator) -> tuple[list[Subject], tuple[float, ...]]:
+        """Returns what `subjects` does, and by what the level of the query is finer than the one before."""
         keys = (plan.spec["query"], *(plan.spec["context"] for _ in plan.items[1:]))
         read = [self.read(plan.source, item) for item in plan.items]
-        subjects = [self._fit(subject, wanted, rng) for subject, wanted in zip(read, keys, strict=True)]
+        step: tuple[float, ...] = ()
+        if self.next_scale is not None:
+            anchors = [find_anchor(subject, wanted) for subject, wanted in zip(read, keys, strict=True)]
+            places, step = self.next_scale.place(read, anchors, self.image_size, plan.fine, rng)
+            subjects = [fit(subject, window) for subject, window in zip(read, places, strict=True)]
+        else:
+            subjects = [self._fit(subject, wanted, rng) for subject, wanted in zip(read, keys, strict=True)]
         if self.training and self.augmentation is not None:
             subjects = self.augmentation(subjects, rng, self.tasks[plan.task].is_label)
-        return subjects
+        return subjects, step
 
     def _fit(self, subject: Subject, keys: Sequence[str], rng: np.random.Generator) -> Subject:
         if not self.training or self.crop is None:

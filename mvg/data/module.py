@@ -15,6 +15,7 @@ from mvg.data.episodes import EpisodeDataset, check_context_size
 from mvg.data.loader import EpisodeLoader
 from mvg.data.quarantine import Quarantine
 from mvg.data.source import Source
+from mvg.next_scale.teacher import TeacherForcing
 from mvg.task import Task
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         start_method: How these processes start: "fork", "spawn" or "forkserver"; null for the platform's own way.
         quarantine: Largest share of the cases of a source that training and validation may leave out because they
             cannot be read any more; `<run>/quarantine.csv` lists them. Tests leave out none.
+        next_scale: Train windows of all levels of a volume, coarse to fine; null for whole images or a `crop` of them.
+        remembered: Subjects that each process keeps in memory; few where they are large volumes.
     """
 
     def __init__(
@@ -87,6 +90,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         pin_memory: bool | None = None,
         start_method: str | None = None,
         quarantine: float = 0.01,
+        next_scale: TeacherForcing | None = None,
+        remembered: int = 32,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -101,6 +106,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.start_method, self.quarantine = start_method, Quarantine(quarantine)
+        self.next_scale, self.remembered = next_scale, remembered
         self.datasets: dict[str, EpisodeDataset] = {}
         self.tested = False
         self._check_options()
@@ -160,6 +166,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             crop=self.crop,
             controls=self.controls,
             cohort_block=self.cohort_block,
+            remembered=self.remembered,
+            next_scale=self.next_scale,
             ranks=self.trainer.world_size if self.trainer is not None else 1,
             quarantine=None if split == "test" else self.quarantine,
         )

@@ -1,5 +1,6 @@
 """Coarse-to-fine prediction and training for any in-context network, in 2D and 3D."""
 
+import mvg.data  # noqa: F401  (first, as the data room cuts windows by the levels below, which need its geometry)
 from mvg.next_scale.level import Level, levels
 from mvg.next_scale.pyramid import Pyramid
 from mvg.next_scale.retrieval import (
@@ -15,6 +16,7 @@ from mvg.next_scale.retrieval import (
     retrieval_of,
 )
 from mvg.next_scale.rolling import NextScale, Scale
+from mvg.next_scale.teacher import TeacherForcing
 
 __all__ = [
     "Asked",
@@ -28,6 +30,7 @@ __all__ = [
     "SamePlace",
     "Scale",
     "Several",
+    "TeacherForcing",
     "Whole",
     "Windows",
     "levels",

@@ -103,6 +103,22 @@ def levels(shape: Sequence[int], window: Sequence[int]) -> list[Level]:
     return found
 
 
+def nearest_level(scales: Sequence[Level], spacing: Sequence[float], wanted: Sequence[float]) -> int:
+    """Returns the number of the level whose voxels are nearest to a size, over all axes on a logarithmic scale.
+
+    Args:
+        scales: The levels of a volume.
+        spacing: Size of its voxels at full resolution.
+        wanted: The size of voxels that is looked for, in the same unit.
+    """
+
+    def distance(number: int) -> float:
+        parts = zip(spacing, scales[number].scale, wanted, strict=True)
+        return sum(abs(math.log(space * scale / goal)) for space, scale, goal in parts)
+
+    return min(reversed(range(len(scales))), key=distance)
+
+
 def cut(values: Tensor, low: Sequence[int], window: Sequence[int]) -> Tensor:
     """Cuts a window out of an array, 0 where it leaves it.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mvg.next_scale.level import Level, cut, levels, shrink
+from mvg.next_scale.level import Level, cut, levels, nearest_level, shrink
 
 
 class Pyramid:
@@ -67,13 +67,8 @@ class Pyramid:
         return tuple(space * scale for space, scale in zip(self.spacing, self.levels[number].scale, strict=True))
 
     def nearest(self, spacing: Sequence[float]) -> int:
-        """Number of the level whose voxels are nearest to a size, over all axes on a logarithmic scale."""
-
-        def distance(number: int) -> float:
-            own = self.spacing_at(number)
-            return sum(abs(math.log(a / b)) for a, b in zip(own, spacing, strict=True))
-
-        return min(reversed(range(len(self.levels))), key=distance)
+        """Number of the level whose voxels are nearest to a size."""
+        return nearest_level(self.levels, self.spacing, spacing)
 
     def whole(self) -> tuple[int, ...]:
         """First voxel of the one window of the coarsest level."""

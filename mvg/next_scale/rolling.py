@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from monai.inferers.inferer import SlidingWindowInferer
 from torch import Tensor
 
 from mvg.configuration import Configurable
@@ -161,6 +160,8 @@ class _Pass:
         if level.padded == level.window:
             painted = self._answer([tuple(-margin for margin in level.margin)]).float().cpu()
         else:
+            from monai.inferers.inferer import SlidingWindowInferer  # takes a second, which training need not wait for
+
             inferer = SlidingWindowInferer(
                 level.window, self.plan.batch, self.plan.overlap, self.plan.blend, sw_device="cpu", device="cpu",
                 with_coord=True,
