@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvg.data.dicom import find_series, fingerprint_series
 from mvg.data.readers import case_name
 from mvg.rasters import WRITABLE, images_in
-from mvg.scans import is_scan
+from mvg.scans import is_scan, is_slice
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Job:
     sidecar: Path
     preview: Path
 
+    @property
+    def name(self) -> str:
+        """Name of the query in descriptions; that of a DICOM series says nothing of the patient."""
+        return find_series(self.query)[0].name if is_slice(self.query) else self.query.name
+
 
 def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> list[Job]:
     """Lists queries and the files that they become; nothing is written.
@@ -47,7 +53,8 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
     if not source.exists():
         raise ValueError(f"{source}: there is no such image or folder; name the image to be answered")
     queries = list(images_in(source).values()) if source.is_dir() else [source]
-    single = source.is_file() and bool(output.suffix) and not output.is_dir()
+    one = source.is_file() or (len(queries) == 1 and is_slice(queries[0]))
+    single = one and bool(output.suffix) and not output.is_dir()
     if output.is_file() and not single:
         raise ValueError(f"{output}: this is a file, but the answers to a folder need a folder; name another output")
     answers = [output] if single else [output / answer_name(query, is_label) for query in queries]
@@ -65,8 +72,11 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
 def answer_name(query: Path, is_label: bool) -> str:
     """Names the file of an answer.
 
-    Volumes keep their kind; TIFF and NPY keep theirs where images are painted, and label maps keep NPY.
+    Volumes keep their kind, and DICOM series become NIfTI; TIFF and NPY keep theirs where images are painted, and label
+    maps keep NPY.
     """
+    if is_slice(query):
+        return f"{find_series(query)[0].name}.nii.gz"
     if is_scan(query):
         return query.name
     suffix = query.suffix.lower()
@@ -80,7 +90,9 @@ def _job(query: Path, answer: Path) -> Job:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
+    """SHA-256 of a file's content, or of all slices of a DICOM series, hexadecimal."""
+    if is_slice(path):
+        return fingerprint_series(find_series(path)[0])
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -20,7 +20,7 @@ from mvg.outputs import Job, as_json, fingerprint, write_whole
 from mvg.preview import draw_slices
 from mvg.rasters import encode
 from mvg.scale_predictor import ScalePredictor
-from mvg.scans import Scan, cut, encode_volume, read_scan
+from mvg.scans import Scan, cut, encode_volume, is_slice, read_scan
 from mvg.volume_predictor import VolumePrediction, VolumePredictor
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def answer_volumes(
         facts = {
             **common,
             **predictor.describe(),
-            "query": {"file": job.query.name, "sha256": fingerprint(job.query)},
+            "query": {"file": job.name, "sha256": fingerprint(job.query)},
             "range": list(answer.limits),
             "slices": next(name for name, axis in AXES.items() if axis == answer.axis),
             "classes": describe_classes(answer, names),
@@ -71,7 +71,7 @@ def answer_volumes(
         write_whole(contents)
         if not preview:
             job.preview.unlink(missing_ok=True)
-        log.info("%s answered in %.1f s", job.query.name, time.perf_counter() - start)
+        log.info("%s answered in %.1f s", job.name, time.perf_counter() - start)
 
 
 def check_volume(job: Job) -> None:
@@ -80,9 +80,9 @@ def check_volume(job: Job) -> None:
     Raises:
         ValueError: If it cannot be read, or the answer is not named as a volume.
     """
-    kinds = VOLUMES if is_volume(job.query) else FORMATS
+    kinds = VOLUMES if is_volume(job.query) or is_slice(job.query) else FORMATS
     if not job.answer.name.lower().endswith(kinds):
-        raise ValueError(f"{job.answer}: the answer to {job.query.name} is one of {', '.join(kinds)}; name it so")
+        raise ValueError(f"{job.answer}: the answer to {job.name} is one of {', '.join(kinds)}; name it so")
     read_scan(job.query)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from mvg.data.dicom import find_series
 from mvg.data.intensity import Percentiles, normalise
 from mvg.data.readers import (
     PICTURES,
@@ -221,7 +222,7 @@ def encode(values: NDArray[Any], suffix: str) -> bytes:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Lists the 2D images, or the volumes, of a folder by their name without extension.
+    """Lists the 2D images, or the volumes, of a folder by their name without extension, or else its DICOM series.
 
     Raises:
         ValueError: If there are none, or both, or two of one name.
@@ -236,7 +237,8 @@ def images_in(folder: Path) -> dict[str, Path]:
         if name in found:
             raise ValueError(f"{path}: {found[name].name} has the same name; keep one of them")
         found[name] = path
+    found = found or {series.name: series.slices[0].path for series in find_series(folder)}
     if not found:
         kinds = ", ".join((*READABLE, *SCANS))
-        raise ValueError(f"{folder}: no picture and no volume ({kinds}) is in this folder")
+        raise ValueError(f"{folder}: no picture, no volume ({kinds}) and no DICOM series is in this folder")
     return found

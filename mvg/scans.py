@@ -21,11 +21,12 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from numpy.typing import NDArray
 
 from mvg.configuration import from_config, to_config
+from mvg.data.dicom import find_series, is_dicom, to_nifti
 from mvg.data.geometry import from_slices, to_slices
 from mvg.data.intensity import FullScale, Intensity, Percentiles
 from mvg.data.itk import FORMATS
 from mvg.data.location import Location, read_grid
-from mvg.data.readers import VOLUMES, FloatArray, Volume, is_volume
+from mvg.data.readers import PICTURES, VOLUMES, FloatArray, Volume, is_volume
 
 SCANS = (*VOLUMES, *FORMATS)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -58,8 +59,13 @@ class Scan:
 
 
 def is_scan(path: Path) -> bool:
-    """Tells whether a file is a volume that can be answered, by its extension."""
-    return path.name.lower().endswith(SCANS)
+    """Tells whether a file is a volume that can be answered, or a slice of a DICOM series, which stands for all."""
+    return path.name.lower().endswith(SCANS) or is_slice(path)
+
+
+def is_slice(path: Path) -> bool:
+    """Tells whether a file is a slice of a DICOM series, by its content."""
+    return not path.name.lower().endswith((*SCANS, *PICTURES, ".npy")) and is_dicom(path)
 
 
 def read_scan_values(path: Path) -> Volume:
@@ -68,6 +74,8 @@ def read_scan_values(path: Path) -> Volume:
     Raises:
         ValueError: If it is missing, damaged, no plain volume, or sheared.
     """
+    if is_slice(path):
+        return read_scan(path).volume
     volume = read_grid(Location(path))
     if not isinstance(volume, Volume):
         raise ValueError(f"{path}: this is a picture, but a volume ({', '.join(SCANS)}) is needed; export it as one")
@@ -78,7 +86,12 @@ def read_scan_values(path: Path) -> Volume:
 
 
 def read_scan(path: Path) -> Scan:
-    """Reads a NIfTI, MetaImage or NRRD volume with its header; see `read_scan_values` for what is refused."""
+    """Reads a NIfTI, MetaImage or NRRD volume with its header; see `read_scan_values` for what is refused.
+
+    Of a DICOM series any slice may be named; its header is that of a NIfTI file on the same grid.
+    """
+    if is_slice(path):
+        return _read_series(path)
     volume = read_scan_values(path)
     if not is_volume(path):
         return _read_itk_header(volume, path)
@@ -90,6 +103,15 @@ def read_scan(path: Path) -> Scan:
         kind = np.dtype(np.float32)
     affine = np.asarray(image.header.get_best_affine(), dtype=np.float64)
     return Scan(volume, affine, tuple(image.shape), kind, image.header)
+
+
+def _read_series(path: Path) -> Scan:
+    (series,) = find_series(path)
+    image = to_nifti(series)
+    turned = nibabel.as_closest_canonical(image)
+    values = np.ascontiguousarray(turned.get_fdata(dtype=np.float32))
+    volume = Volume(values, np.asarray(turned.affine, dtype=np.float64), Path(series.name))
+    return Scan(volume, np.asarray(image.affine, dtype=np.float64), image.shape, image.get_data_dtype(), image.header)
 
 
 def _read_itk_header(volume: Volume, path: Path) -> Scan:

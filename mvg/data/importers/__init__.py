@@ -1,4 +1,4 @@
-"""Importers: from the common layouts of data sets to the rows of a manifest. DICOM series are not read yet."""
+"""Importers: from the common layouts of data sets to the rows of a manifest."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from mvg.data.importers import assembly
 from mvg.data.importers.bids import read_bids
 from mvg.data.importers.datalists import read_decathlon, read_monai
 from mvg.data.importers.dataset import Choice, Dataset
+from mvg.data.importers.dicom import read_dicom
 from mvg.data.importers.folders import read_folders, read_pairs
 from mvg.data.importers.nnunet import read_nnunet
 from mvg.data.importers.tables import read_npz, read_table
@@ -20,6 +21,7 @@ LAYOUTS: dict[str, Callable[[Path, Choice], Dataset]] = {
     "pairs": read_pairs,
     "table": read_table,
     "npz": read_npz,
+    "dicom": read_dicom,
 }
 """Layout to its importer."""
 

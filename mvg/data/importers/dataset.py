@@ -37,10 +37,12 @@ class Choice:
     Attributes:
         fold: Fold that becomes the validation split, for layouts with folds.
         roles: Role to its folder, file name ending or column, for layouts that do not name their roles.
+        work: Folder for copies, for layouts whose files are not read as they are.
     """
 
     fold: int | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
+    work: Path | None = None
 
 
 def read_description(path: Path) -> dict[str, Any]:
