@@ -133,7 +133,7 @@ class SaveLast(Callback):
 class KeepBest(ModelCheckpoint):
     """Keeps the best checkpoint, and renews `last.ckpt` with it; else that is left to `SaveLast`.
 
-    Lightning's own may write `last.ckpt` once more after training, when averaged weights have replaced the trained ones.
+    Lightning's own may write `last.ckpt` after training, when averaged weights have replaced the trained ones.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

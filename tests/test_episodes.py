@@ -1,7 +1,6 @@
 """Episodes: purity, context, checks before training, loaders and resume."""
 
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest

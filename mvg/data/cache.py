@@ -1,10 +1,11 @@
-"""Prepared arrays on disk: written once under a temporary name and moved, mapped into memory to be read."""
+"""Prepared arrays on disk: written once under a temporary name and moved, read in parts."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -102,15 +103,36 @@ def read_json(path: Path) -> Any:
         return None
 
 
-@lru_cache(maxsize=256)
-def open_array(path: Path) -> Stored:
-    """Maps a stored array into memory; the last 256 stay open in each process.
+def read_part(path: Path, number: int, shape: Sequence[int]) -> Stored:
+    """Reads part `number` of a stored array of a known shape, unmapped: a mapped file that is cut kills its reader.
 
     Raises:
         ValueError: If the file is missing or damaged.
     """
+    kind, found, start = _layout(path)
     try:
-        values: Stored = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            size = math.prod(shape[1:]) * kind.itemsize
+            whole = os.fstat(file.fileno()).st_size == start + shape[0] * size
+            file.seek(start + number * size)
+            content = file.read(size)
+    except OSError as error:
+        raise ValueError(f"{path}: the prepared data cannot be read ({error}); delete its folder") from error
+    if found != tuple(shape) or not whole:
+        raise ValueError(f"{path}: the prepared data is damaged, it is not of shape {tuple(shape)}; delete its folder")
+    return np.frombuffer(content, kind).reshape(found[1:])
+
+
+@lru_cache(maxsize=1 << 16)
+def _layout(path: Path) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Returns type, shape and first byte of a stored array."""
+    try:
+        with path.open("rb") as file:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("not written by mvg")
+            shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
+            if fortran or kind.kind not in "ui" or not shape:
+                raise ValueError(f"an array of {kind} and shape {shape}")
+            return kind, shape, file.tell()
     except (OSError, EOFError, ValueError) as error:
         raise ValueError(f"{path}: the prepared data is missing or damaged ({error}); delete its folder") from error
-    return values

@@ -14,7 +14,7 @@ import torch
 
 from mvg.configuration import to_config
 from mvg.data.archive import close_archives
-from mvg.data.cache import collector_paused, default_folder, digest, open_array, stamp, write_array
+from mvg.data.cache import collector_paused, default_folder, digest, read_part, stamp, write_array
 from mvg.data.facts import Facts, Selection, select
 from mvg.data.intensity import Intensity
 from mvg.data.location import Location
@@ -216,7 +216,7 @@ class FileSource(Source):
         record = self.records()[item.case]
         images, labels = {}, {}
         for role, name in record["files"].items():
-            stored = open_array(self.folder / name)[item.slice or 0]
+            stored = read_part(self.folder / name, item.slice or 0, (record["count"], *record["shape"]))
             if role in self.recipe.label_roles:
                 labels[role] = torch.from_numpy(stored.astype(np.int64))
             else:
