@@ -45,7 +45,8 @@ class Task(metaclass=Configurable):
         """Draws what one episode shows, before any image is read.
 
         The spec holds `query` and `context`: lists of the keys (`Item.keys`) that the query and every context
-        image must offer. The rest is the task's own.
+        image must offer. It may name `identity`: the channel of an image that counts as the query itself among
+        trivial answers, where the mean of its channels would be no image. The rest is the task's own.
         """
 
     def complete(self, spec: Spec, subjects: Sequence[Subject], rng: np.random.Generator) -> Spec:

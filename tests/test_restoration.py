@@ -159,7 +159,7 @@ def test_noise_variance_is_inverse_to_the_dose():
     inside, variances = torch.from_numpy(disc(64, 16) > 0), []
     for photons in (1e5, 2e5, 8e5):
         task = LowDoseCT(photons=(photons, photons), electronic=0.0)
-        noise = [(lambda pair: pair.image - pair.target)(encode(task, water, seed)) for seed in range(6)]
+        noise = [pair.image - pair.target for pair in (encode(task, water, seed) for seed in range(6))]
         variances.append(float(torch.stack([n[0, inside] for n in noise]).var()))
     assert variances[0] / variances[1] == pytest.approx(2, rel=0.15)
     assert variances[0] / variances[2] == pytest.approx(8, rel=0.15)
