@@ -489,7 +489,8 @@ def test_the_mask_of_synthetic_heads_encloses_their_brain():
         for number, name in enumerate(names, start=1):
             shown = labels == number
             inside = name not in ("skin", "fat", "skull", "diploe", "fluid", "marrow")
-            assert float(brain[shown].float().mean() if shown.any() else inside) == pytest.approx(float(inside), abs=0.02)
+            share = float(brain[shown].float().mean()) if shown.any() else float(inside)
+            assert share == pytest.approx(float(inside), abs=0.02)
 
 
 def test_the_sheet_shows_every_task(tmp_path):
