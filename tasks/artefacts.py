@@ -27,7 +27,7 @@ class ArtefactRemoval(Restoration):
     `moves` times at random moments. With the poses T_j and the masks M_j of the lines acquired in each, the image is
     `|F^-1 sum_j M_j F (T_j x)|` (Shaw et al. 2019, "MRI k-space motion artefact augmentation"). The pose at frequency
     0 is that of the target, so that the target lies where the image lies. Each further pose is turned by `rotation`
-    about the centre and moved by `shift`, both in random directions.
+    about the centre and moved by `shift`, both in random directions; turns take pixels to be square.
     *Ghosts*: every `ghosts`-th line outside of the central 5 % is weakened by the factor `1 - ghosting`, as by
     periodic motion; as many copies of the object appear along the axis.
     *Spikes*: `spikes` samples of k-space away from the centre are spoiled, each adding a wave
