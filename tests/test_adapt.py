@@ -18,6 +18,7 @@ from mvg.cli import main
 from mvg.context import Example
 from mvg.data import Augmentation
 from mvg.models import CanvasViT, ConvStem, UNetDecoder
+from mvg.objective import Objective
 from mvg.predictor import Predictor
 from mvg.slices import Slice
 
@@ -134,7 +135,7 @@ def test_plans_out_of_range_are_refused(options):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Six pictures of a bright square, weights of a small network, and the commands; the working directory."""
+    """Six pictures of a dark square, weights of a small network, and the commands; the working directory."""
     entries = {name: EntryPoint(name, f"mvg.{name}:{name}", cli.GROUP) for name in ("adapt", "predict")}
     monkeypatch.setattr(cli, "commands", lambda: entries)
     monkeypatch.chdir(tmp_path)
@@ -145,11 +146,16 @@ def folder(tmp_path, monkeypatch):
         labels = np.zeros((20, 24), np.uint8)
         top, left = rng.integers(2, 10, 2)
         labels[top : top + 8, left : left + 8] = 1
-        image = (labels * 150 + rng.integers(0, 60, labels.shape)).astype(np.uint8)
+        image = (220 - 160 * labels.astype(int) + rng.integers(0, 30, labels.shape)).astype(np.uint8)
         Image.fromarray(image).save(f"context/images/{number}.png")
         Image.fromarray(labels).save(f"context/labels/{number}.png")
     torch.manual_seed(0)
-    made = CanvasViT(SIZE, width=16, depth=1, heads=1, stem=ConvStem(widths=[16, 16]), decoder=UNetDecoder())
+    parts = {
+        "stem": ConvStem(widths=[16, 16]),
+        "decoder": UNetDecoder(),
+        "objective": Objective(cross_entropy=1, dice=1),
+    }
+    made = CanvasViT(SIZE, width=16, depth=1, heads=1, **parts)
     weights.save("weights", made, {"segmentation": tasks.Segmentation(), "inpainting": tasks.Inpainting()})
     return tmp_path
 
@@ -176,7 +182,7 @@ def error_of(capsys, run):
 
 def test_command_learns_and_prediction_takes_the_adapter(folder):
     before = weights.load("weights").state_dict()
-    adapt("--method", "full", "--learning-rate", "0.01", "--steps", "60")
+    adapt("--method", "full", "--learning-rate", "0.01", "--steps", "60", "--patience", "10")
     facts = json.loads(Path("adapter", FACTS).read_text())
     assert facts["validation"]["how"] == "held-out"
     assert facts["validation"]["after"] > facts["validation"]["before"] + 0.1
@@ -214,7 +220,7 @@ def test_mistakes_are_named_before_training(folder, capsys):
     def said(*options):
         return error_of(capsys, lambda: adapt(*options))
 
-    assert "'tune'" in said("--method", "tune")
+    assert "Got value: tune" in said("--method", "tune")
     assert "not for both" in said("--minutes", "1")
     assert "psnr_hole is not defined" in said("--task", "inpainting")
     Path("adapter").mkdir()
