@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mvg import conversion, weights
 from mvg.episode import Pair
 from mvg.models.blockwise import sincos_position
 from mvg.models.medverse_import import convert, from_medverse, from_neuroverse3d
@@ -243,3 +244,13 @@ def test_converted_weights_paint_as_the_public_neuroverse3d(public_network):
         expected = public(image, images, targets, l=2)
         assert expected.std() > 0.01
         torch.testing.assert_close(network(image, images, targets), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_lightning_becomes_a_folder(kind, tmp_path):
+    extra = {"epoch": 3, "hyper_parameters": {"lr": 1e-5, "nb_inner_channels": list(WIDTHS)}}
+    torch.save({"state_dict": public_state(kind, "net."), **extra}, tmp_path / "released.ckpt")
+    network = weights.load(conversion.convert(tmp_path / "released.ckpt", tmp_path / "weights", kind))
+    inputs = torch.rand(1, 1, 8, 8, 8), torch.rand(1, 2, 1, 8, 8, 8), torch.rand(1, 2, 1, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(network(*inputs), load(public_state(kind))(*inputs))
