@@ -206,4 +206,4 @@ class _Convolutions(StemModule):
 def map_places(network: nn.Module) -> dict[str, tuple[int, int]]:
     """Names the blocks of a network that make maps, for `InContextModel.prompt_places`."""
     blocks = {name: part for name, part in network.named_modules() if isinstance(part, ConvBlock | FineBlock)}
-    return {name: (1, block.second.out_channels) for name, block in blocks.items()}
+    return {name: (1, len(block.second.get_parameter("weight"))) for name, block in blocks.items()}
