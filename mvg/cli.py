@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import mvg
 from mvg.configuration import TRUSTED, allow
+from mvg.offline import offline
 
 TRAINING = {
     "fit": "Trains a network; everything it writes is in runs/NAME.",
@@ -69,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     for package in TRUSTED:
         logging.getLogger(package).setLevel(logging.INFO)
-    with plain_errors(f"mvg {command}", options), class_paths(options.allow_class_path):
+    with plain_errors(f"mvg {command}", options), class_paths(options.allow_class_path), offline(options.offline):
         run(command, words[1:])
 
 
@@ -77,6 +78,7 @@ def split_options(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Takes the options that every command has out of the words, wherever they stand."""
     parser = argparse.ArgumentParser("mvg", add_help=False, allow_abbrev=False)
     parser.add_argument("--allow-class-path", action="append", default=[], metavar="PREFIX")
+    parser.add_argument("--offline", action="store_true")
     parser.add_argument("--traceback", action="store_true", default=bool(os.environ.get("MVG_TRACEBACK")))
     return parser.parse_known_args(args)
 
@@ -124,6 +126,7 @@ def help_text() -> str:
             "",
             "Options of every command:",
             "  --allow-class-path PREFIX  Let configurations name classes of this package, too; may be repeated.",
+            "  --offline                  Refuse every connection to another machine.",
             "  --traceback                Show where an error comes from (or set MVG_TRACEBACK=1).",
             "",
         ]

@@ -108,8 +108,9 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("name", [*(f"step{step}" for step in range(1, STEPS)), *ENDS])
 def test_run_killed_after_any_step_ends_in_the_same_state(name):
-    main([*FIT, "--name", name, "--resume"])
-    assert_same(final(name), final("whole"))
+    shutil.copytree(f"runs/{name}", f"runs/again-{name}")
+    main([*FIT, "--name", f"again-{name}", "--resume"])
+    assert_same(final(f"again-{name}"), final("whole"))
 
 
 @pytest.mark.parametrize(("number", "step", "status"), [(signal.SIGTERM, 2, 143), (signal.SIGUSR1, 3, 138)])
@@ -125,7 +126,19 @@ def test_signal_ends_a_run_after_the_step_under_way(number, step, status):
     assert_same(final(name), final("whole"))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("first", ["step2", "trained4", "validation4", "step5"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_run_that_is_ended_twice_still_ends_in_the_same_state(first, workers):
+    name, words = f"twice-{first}-{workers}", [f"--data.workers={workers}", "--resume"]
+    shutil.copytree(f"runs/{first}", f"runs/{name}")
+    tell = ["--trainer.callbacks+=test_resume.Tell", "--trainer.callbacks.step=5", "--trainer.callbacks.number=15"]
+    with pytest.raises(SystemExit):
+        main([*FIT, "--name", name, *words, *tell])
+    main([*FIT, "--name", name, *words])
+    assert_same(final(name), final("whole"))
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_9_at_a_random_moment(workers):
     name = f"killed{workers}"
     words = [*FIT, "--name", name, f"--data.workers={workers}"]
