@@ -17,6 +17,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 from mvg.models.base import InContextModel
+from mvg.models.inflate import inflate, is_flat
 from mvg.weights import describe, fill, read
 
 log = logging.getLogger(__name__)
@@ -32,13 +33,16 @@ def initialise(network: InContextModel, pretrained: str | None = None, weights: 
         network: The network.
         pretrained: Name of a plain timm ViT, whose weights are downloaded, or a file of ViT weights (`.safetensors`, or
             `.pth` without pickled objects) or a converted folder, with timm's or MAE's parameter names.
-        weights: Folder written by `mvg.weights.save`; every tensor must fit.
+        weights: Folder written by `mvg.weights.save`; every tensor must fit, unless the network is for volumes and the
+            weights are for pictures: then they are inflated.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
         ValueError: If the weights do not fit the network.
     """
-    if weights:
+    if weights and is_flat(network, weights):
+        inflate(network, read(weights))
+    elif weights:
         fill(network, weights)
     if pretrained:
         load_vit(network, read_vit(pretrained))
@@ -130,9 +134,10 @@ def _embedding(own: Mapping[str, Tensor], state: Mapping[str, Tensor], dims: int
     kernel = state.get("patch_embed.proj.weight")
     for part in ("image", "label"):
         name = f"stem.embed_{part}.weight"
-        if kernel is not None and name in own and own[name].ndim == kernel.ndim:
+        if kernel is not None and name in own and own[name].ndim == 2 + dims:
             fitted = _fit_channels(kernel.float(), own[name].shape[1])
-            taken[name] = resample_patch_embed(fitted, list(own[name].shape[2:]))
+            flat = resample_patch_embed(fitted, list(own[name].shape[-2:]))
+            taken[name] = flat if dims == 2 else (flat[:, :, None] / own[name].shape[2]).expand_as(own[name]).clone()
             taken[f"stem.embed_{part}.bias"] = state["patch_embed.proj.bias"]
     position = state.get("pos_embed")
     if position is not None and "absolute" in own and dims == 2:
