@@ -4,7 +4,8 @@
 
 For every source, number of cases and method one job is run: the same cases for all methods, smaller numbers being part
 of larger ones, and the same test patients. "context" shows the cases to the network as they are; "prompt", "lora",
-"head" and "full" adapt it to them first, as `mvg adapt` does; "unet" trains a U-Net on nothing else. Each finished job
+"head" and "full" adapt it to them first, as `mvg adapt` does, the trainings that validate within the same minutes;
+"unet" trains a U-Net on nothing else. Each finished job
 leaves one file in `jobs/`, and is not run again when the command is started anew. From all of them the command writes
 `records.csv`, `table.md` and `curve.png`.
 """
