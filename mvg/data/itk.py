@@ -162,6 +162,8 @@ def _verify(promise: Promise, largest: int) -> None:
     held = promise.path.stat().st_size - promise.offset if promise.packing == "raw" else _unpacked(promise, needed)
     if held < needed:
         raise ValueError(f"truncated, {held} of {needed} bytes")
+    if held > needed and promise.packing != "raw":  # whose checksum was not reached
+        raise ValueError(f"more packed data than the {needed} bytes of the header")
 
 
 def _unpacked(promise: Promise, needed: int) -> int:
