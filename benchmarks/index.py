@@ -94,7 +94,7 @@ def measure(manifest: Path) -> dict[str, float]:
         Number of slices, seconds to open it, MiB that this took at its peak, and median and largest microseconds of a
         draw.
     """
-    before, start = _resident("VmRSS"), time.perf_counter()
+    before, start = resident("VmRSS"), time.perf_counter()
     source = open_source(manifest)
     episodes = EpisodeDataset(
         {"source": source}, {"task": Segmentation()}, "train", 1 << 40, (64, 64), context_size=4, near=0.05
@@ -109,13 +109,13 @@ def measure(manifest: Path) -> dict[str, float]:
     return {
         "slices": len(source.items("train")) + len(source.items("val")),
         "seconds": opened,
-        "mib": _resident("VmHWM") - before,
+        "mib": resident("VmHWM") - before,
         "draw": 1e6 * statistics.median(seconds[WARM:]),
         "slowest": 1e6 * max(seconds[WARM:]),
     }
 
 
-def _resident(field: str) -> float:
+def resident(field: str) -> float:
     """Returns memory of this process in MiB, "VmRSS" for now and "VmHWM" for its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
@@ -151,7 +151,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if not place.exists():
                 simulate(place, cases, options.slices, options.classes)
             words = [sys.executable, "-m", "benchmarks.index", "--measure", str(place / "manifest.csv")]
-            done = subprocess.run(words, capture_output=True, text=True, check=True, env={**os.environ})
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
             rows.append(json.loads(done.stdout))
     sys.stdout.write(table(rows))
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_data import folder_of_volumes, source_of
 
+from benchmarks import cache as formats
 from benchmarks import index as benchmark
 from mvg.data import EpisodeDataset, Index, Item
 from mvg.data.facts import Facts, join
@@ -127,3 +128,12 @@ def test_a_damaged_index_is_made_again(tmp_path, how):
     path.unlink() if how == "gone" else path.write_bytes(content if how == "flip" else content[:-100])
     assert Store(source.folder).find("p0", source.records()["p0"]["stamp"]) is None
     assert list(source_of(tmp_path).items("train")) == before
+
+
+@pytest.mark.parametrize("kind", ["nii.gz", "parts", "map", "zarr", "blosc2"])
+def test_every_format_of_the_cache_benchmark_returns_what_was_written(tmp_path, kind, monkeypatch):
+    pytest.importorskip(formats.FORMATS[kind].needs, reason="the package of this format is optional")
+    monkeypatch.setattr(formats, "SHAPE", (70, 66, 65))
+    found = formats.measure(kind, tmp_path, reads=3, shape=(70, 66, 65))
+    assert min(found["size"], found["write"], found["slice"], found["patch"]) > 0
+    assert " 1 |" in formats.table({"nii.gz": found, kind: found})
