@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from mvg.episode import Episode
-from mvg.models.base import InContextModel
+
+Paints = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What paints queries after examples, as a network does: see `InContextModel.forward`."""
 
 TRIVIAL = ("query itself", "context target", "mean of targets")
 CONTROLS = ("pair swap", "task swap", "task swap, scored as swapped")
@@ -29,7 +33,7 @@ def trivial_answers(episode: Episode) -> dict[str, Tensor]:
     }
 
 
-def control_answers(network: InContextModel, episode: Episode) -> dict[str, Tensor]:
+def control_answers(network: Paints, episode: Episode) -> dict[str, Tensor]:
     """Paints the query after a context that lies, each `(B, C_out, *S)`.
 
     Pair swap: the targets move on by one pair, so that none stays with its image (needs two pairs). Task swap: the

@@ -22,6 +22,7 @@ from mvg.episode import Episode, Pair
 from mvg.finite_steps import FiniteSteps
 from mvg.models.base import InContextModel
 from mvg.models.initialise import check_start, initialise
+from mvg.next_scale import answer_batch
 from mvg.report import Report, finite
 from mvg.task import Task
 
@@ -90,9 +91,8 @@ class Generalist(pl.LightningModule):
         self._last = 0.0
 
     def forward(self, image: Tensor, context_images: Tensor, context_targets: Tensor) -> Tensor:
-        """Paints queries; see `InContextModel.forward`."""
-        painted: Tensor = self.network(image, context_images, context_targets)
-        return painted
+        """Paints queries; see `InContextModel.forward`. Volumes of another size are answered from coarse to fine."""
+        return answer_batch(self.network, image, context_images, context_targets)
 
     # ------------------------------------------------------------------ set-up
 
@@ -199,7 +199,7 @@ class Generalist(pl.LightningModule):
 
     def validation_step(self, batch: Episode, index: int) -> None:
         """Scores each answer by its task."""
-        painted = self.network(batch.image, batch.context_images, batch.context_targets)
+        painted = self(batch.image, batch.context_images, batch.context_targets)
         painted = finite(painted.float().cpu(), batch.cases)
         for number, name in enumerate(batch.tasks):
             pair = Pair(batch.image[number].cpu(), batch.target[number].cpu(), batch.weight[number].cpu())
@@ -227,7 +227,7 @@ class Generalist(pl.LightningModule):
 
     def test_step(self, batch: Episode, index: int) -> None:
         """Scores the network, trivial answers and controls."""
-        self.report.add(self.network, batch, self.tasks)
+        self.report.add(self, batch, self.tasks)
 
     def on_test_epoch_end(self) -> None:
         """Gathers the records of all processes, writes them and prints the table."""

@@ -12,9 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mvg.controls import CONTROLS, TRIVIAL, control_answers, trivial_answers
+from mvg.controls import CONTROLS, TRIVIAL, Paints, control_answers, trivial_answers
 from mvg.episode import Episode, Pair, Spec
-from mvg.models.base import InContextModel
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class Report:
     def __init__(self) -> None:
         self.records: list[dict[str, str | int | float]] = []
 
-    def add(self, network: InContextModel, episode: Episode, tasks: Mapping[str, Task]) -> None:
+    def add(self, network: Paints, episode: Episode, tasks: Mapping[str, Task]) -> None:
         """Scores every answer to a batch."""
         answers = {NETWORK: network(episode.image, episode.context_images, episode.context_targets)}
         answers |= trivial_answers(episode) | control_answers(network, episode)

@@ -12,7 +12,18 @@ from mvg.data.geometry import resize
 from mvg.episode import Pair
 from mvg.models import CanvasViT, PatchStem
 from mvg.models.base import InContextModel
-from mvg.next_scale import Asked, Foreground, Nearest, NextScale, Pyramid, SamePlace, Several, Whole, levels
+from mvg.next_scale import (
+    Asked,
+    Foreground,
+    Nearest,
+    NextScale,
+    Pyramid,
+    SamePlace,
+    Several,
+    Whole,
+    answer_batch,
+    levels,
+)
 from mvg.next_scale.level import cut, enlarge, shrink
 
 WINDOW = (8, 8, 8)
@@ -206,6 +217,18 @@ def test_the_order_of_the_context_does_not_matter_to_a_network_without_order(ret
     answers = [plan(network, query, plan.read(network, order)) for order in (pairs, pairs[::-1])]
     assert answers[0].shape == query.shape
     assert torch.allclose(*answers, atol=1e-4)
+
+
+def test_a_batch_is_answered_as_its_volumes_are():
+    network, plan, images, masks = small(), NextScale(), [], []
+    for k in range(3):
+        images.append(volume((12, 9, 8), k))
+        masks.append(mask((12, 9, 8), k))
+    batch, targets = torch.stack(images), torch.stack(masks)
+    found = answer_batch(network, batch, batch.roll(1, 0)[:, None], targets.roll(1, 0)[:, None])
+    for k in range(3):
+        alone = plan(network, images[k], plan.read(network, [Pair(images[k - 1], masks[k - 1])]))
+        assert torch.allclose(found[k], alone, atol=1e-6)
 
 
 def test_volumes_on_disk_are_answered_as_those_in_memory(tmp_path):

@@ -57,6 +57,12 @@ def test_episodes_of_finer_levels_show_the_coarser_one_and_are_drawn_again_alike
     assert dataset(split="val")[0].coarse is None
 
 
+def test_validation_brings_whole_volumes_to_a_size_of_its_own():
+    teacher = TeacherForcing(whole=[24, 20, 16])
+    assert dataset(teacher, split="val")[0].image.shape == (1, 1, 24, 20, 16)
+    assert dataset(teacher)[0].image.shape == (1, 1, *WINDOW)
+
+
 def test_windows_show_what_is_asked_for():
     episodes = dataset(TeacherForcing(first=0.0, same_place=0.0))
     shown = [episodes[index] for index in range(12)]
@@ -177,7 +183,7 @@ trainer:
 model:
   network: NETWORK
 data:
-  next_scale: {class_path: mvg.next_scale.TeacherForcing, init_args: {first: 0.5}}
+  next_scale: {class_path: mvg.next_scale.TeacherForcing, init_args: {first: 0.5, whole: [20, 16, 16]}}
   sources:
     toy: {class_path: mvg.data.SyntheticAnatomy, init_args: {image_size: [32, 32, 16], anatomies: 4, subjects: 3}}
   tasks: {segmentation: {class_path: tasks.Segmentation}}

@@ -133,6 +133,8 @@ class EpisodeDataset(Dataset[Episode]):
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
         self.near, self.same_patient, self.aspect, self.crop = near, same_patient, aspect, crop
         self.next_scale = next_scale
+        if next_scale is not None and next_scale.whole is not None and split != "train":
+            self.image_size, self.next_scale = next_scale.whole, None
         if next_scale is not None and crop is not None:
             raise ValueError(f"`next_scale` cuts windows of its own; set `crop` to null, got {list(crop)}")
         for name in (split, context_split or split):

@@ -15,7 +15,7 @@ from mvg.next_scale.retrieval import (
     Windows,
     retrieval_of,
 )
-from mvg.next_scale.rolling import NextScale, Scale
+from mvg.next_scale.rolling import NextScale, Scale, answer_batch
 from mvg.next_scale.teacher import TeacherForcing
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "TeacherForcing",
     "Whole",
     "Windows",
+    "answer_batch",
     "levels",
     "retrieval_of",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mvg.configuration import Configurable
-from mvg.episode import Pair
+from mvg.episode import Pair, check_shapes
 from mvg.models.base import InContextModel, Memory
 from mvg.next_scale.level import Level, enlarge
 from mvg.next_scale.pyramid import Pyramid
@@ -134,6 +134,36 @@ class NextScale(metaclass=Configurable):
             painted = _Pass(self, network, query, number, context, before).paint()
             yield Scale(query.levels[number], painted)
             before = painted.clamp(0, 1)
+
+
+def answer_batch(
+    network: InContextModel,
+    image: Tensor,
+    context_images: Tensor,
+    context_targets: Tensor,
+    plan: NextScale | None = None,
+) -> Tensor:
+    """Answers a batch: at once where it has the network's size, else volume by volume from coarse to fine.
+
+    Args:
+        network: The network.
+        image: `(B, C_in, *S)`.
+        context_images: `(B, L, C_in, *S)`.
+        context_targets: `(B, L, C_out, *S)`.
+        plan: How volumes are rolled out.
+
+    Returns:
+        `(B, C_out, *S)`.
+    """
+    if tuple(image.shape[2:]) == tuple(network.image_size):
+        painted: Tensor = network(image, context_images, context_targets)
+        return painted
+    check_shapes(image, context_images, context_targets)
+    plan, answers = plan or NextScale(), []
+    for query, images, targets in zip(image.cpu(), context_images.cpu(), context_targets.cpu(), strict=True):
+        pairs = [Pair(*pair) for pair in zip(images, targets, strict=True)]
+        answers.append(plan(network, query, plan.read(network, pairs)))
+    return torch.stack(answers).to(image.device)
 
 
 class _Pass:

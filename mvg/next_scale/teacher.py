@@ -35,13 +35,21 @@ class TeacherForcing(metaclass=Configurable):
         blur: Largest standard deviation of the blur, in voxels of the coarser level.
         jitter: Largest distance of the threshold from one half, [0, 0.5).
         noise: Largest standard deviation of each noise, in units of the data range.
+        whole: Size to which validation and test bring whole volumes, which are then answered from coarse to fine; null
+            scores the first level alone.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
     def __init__(
-        self, first: float = 0.4, same_place: float = 0.5, blur: float = 1.0, jitter: float = 0.2, noise: float = 0.05
+        self,
+        first: float = 0.4,
+        same_place: float = 0.5,
+        blur: float = 1.0,
+        jitter: float = 0.2,
+        noise: float = 0.05,
+        whole: list[int] | None = None,
     ) -> None:
         for name, share in {"first": first, "same_place": same_place}.items():
             if not 0 <= share <= 1:
@@ -51,6 +59,7 @@ class TeacherForcing(metaclass=Configurable):
         if blur < 0 or noise < 0:
             raise ValueError(f"`blur` and `noise` must not be negative, got {blur} and {noise}")
         self.first, self.same_place, self.blur, self.jitter, self.noise = first, same_place, blur, jitter, noise
+        self.whole = None if whole is None else tuple(whole)
 
     def place(
         self,
