@@ -17,7 +17,7 @@ def locate(source: str | Path) -> Path:
 
     Args:
         source: The folder, one of its files, or `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` on the Hugging Face
-            hub, of which safetensors and JSON are fetched, once. With `HF_HUB_OFFLINE=1` nothing is fetched, and
+            hub, of which safetensors and JSON are fetched, once. With `--offline` or `HF_HUB_OFFLINE=1` nothing is, and
             what was fetched before is used.
 
     Returns:
@@ -42,7 +42,7 @@ def locate(source: str | Path) -> Path:
 def _fetch(name: str) -> Path:
     """Fetches a folder from the hub, or takes what was fetched before."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1:
@@ -53,7 +53,7 @@ def _fetch(name: str) -> Path:
         raise ValueError(f"{PREFIX}{name} is no name of the hub: {error}") from error
     except LocalEntryNotFoundError as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-        why = "HF_HUB_OFFLINE is set" if offline else "the hub cannot be reached"
+        why = "--offline or HF_HUB_OFFLINE forbids it" if offline else "the hub cannot be reached"
         raise FileNotFoundError(
             f"{PREFIX}{name} was not fetched before, and {why}; fetch it where there is a network, or name a folder"
         ) from error

@@ -368,7 +368,7 @@ class TestHub:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(FileNotFoundError, match="was not fetched before, and HF_HUB_OFFLINE is set"):
+        with pytest.raises(FileNotFoundError, match="not fetched before, and --offline or HF_HUB_OFFLINE forbids it"):
             load("hub:lab/net")
 
     @pytest.mark.parametrize("name", ["hub:net", "hub:a/b/c", "hub:", "hub:a b/../c"])

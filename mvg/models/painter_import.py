@@ -12,8 +12,11 @@ from torch import Tensor
 from mvg.models.foreign import axis, check_names, count_blocks, find
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-BLOCK = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "attn.qkv.weight", "attn.qkv.bias")
-BLOCK += ("attn.proj.weight", "attn.proj.bias", "mlp.fc1.weight", "mlp.fc1.bias", "mlp.fc2.weight", "mlp.fc2.bias")
+BLOCK = tuple(
+    f"{module}.{part}"
+    for module in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    for part in ("weight", "bias")
+)
 TYPES = ("type_token_cls", "type_token_ins")
 HEAD = {"norm": "norm", "decoder_embed": "expand", "decoder_pred.0": "refine.0"}
 HEAD |= {"decoder_pred.1": "refine.1", "decoder_pred.3": "refine.3"}

@@ -56,7 +56,8 @@ class CrossBlock(nn.Module):
 
 def _each(function: Callable[..., Tensor], maps: Tensor, *arguments: Any) -> Tensor:
     """Applies a function of `(N, C, *s)` to `(B, L, C, *s)`."""
-    return function(maps.flatten(0, 1), *arguments).unflatten(0, maps.shape[:2])
+    made: Tensor = function(maps.flatten(0, 1), *arguments).unflatten(0, maps.shape[:2])
+    return made
 
 
 class UniverSeg(InContextModel):
@@ -110,7 +111,7 @@ class UniverSeg(InContextModel):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, SLOPE)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(cast(Tensor, module.bias))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Tells timm's layer-wise learning-rate decay the depth of each parameter; the head comes last."""
