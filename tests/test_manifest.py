@@ -299,7 +299,7 @@ def test_all_damaged_files_are_named_and_nothing_is_written(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--layout=dicom", "nnunet, decathlon"),
+        ("--layout=analyze", "nnunet, decathlon"),
         ("--split=0.5,0.5", "train, val, test"),
         ("--split=a,b,c", "three shares"),
         ("--split=0.5,0.6,0.7", "sum to 1"),

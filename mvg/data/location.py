@@ -32,10 +32,12 @@ class Location:
     Attributes:
         path: The file.
         part: Channel of a NIfTI file, or array and number of an entry of an NPZ archive; empty for a whole file.
+        url: Where the file is fetched from; empty for local files.
     """
 
     path: Path
     part: str = ""
+    url: str = ""
 
     @classmethod
     def parse(cls, text: str, folder: Path) -> Location:
@@ -44,7 +46,9 @@ class Location:
         return cls(folder / match["path"], match["part"]) if match else cls(folder / text)
 
     def text(self, folder: Path) -> str:
-        """Writes the notation, relative to `folder` if the file lies below it."""
+        """Writes the notation, relative to `folder` if the file lies below it; of a remote file its address."""
+        if self.url:
+            return str(self)
         path = self.path.absolute()
         base = folder.absolute()
         shown = path.relative_to(base) if path.is_relative_to(base) else path
@@ -61,7 +65,8 @@ class Location:
         return self.path.name.lower().endswith(ARCHIVE)
 
     def __str__(self) -> str:
-        return f"{self.path}#{self.part}" if self.part else str(self.path)
+        place = self.url or str(self.path)
+        return f"{place}#{self.part}" if self.part else place
 
 
 def readable(paths: Iterable[Path]) -> list[Path]:

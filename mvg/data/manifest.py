@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvg.data.cache import write_atomically
+from mvg.data.cache import default_folder, write_atomically
 from mvg.data.location import Location
+from mvg.data.remote import is_remote, locate
 from mvg.data.source import SPLITS
 
 COLUMNS = ("case", "group", "split", "role", "path", "modality", "sha256")
 REQUIRED = ("case", "split", "role", "path")
 PARQUET = ".parquet"
+FETCHED = "fetched"
+"""Folder, in the cache, of files from remote stores."""
 _SHOWN = 10
 
 
@@ -53,15 +56,17 @@ def is_label(role: str) -> bool:
     return role.startswith("labels")
 
 
-def read_manifest(path: Path) -> list[Row]:
+def read_manifest(path: Path, fetched: Path | None = None) -> list[Row]:
     """Reads a manifest and checks what its rows say, but not whether the files are there.
 
     The columns are `case, group, split, role, path, modality, sha256`; further ones are ignored. `group`, `modality`
     and `sha256` may be missing or empty: every case is then a patient of its own, or nothing is known. Paths are
-    relative to the folder of the manifest; `Location` describes how they name a part of a file.
+    relative to the folder of the manifest; `Location` describes how they name a part of a file. Addresses such as
+    `s3://bucket/brain.nii.gz` are files in remote stores, which need a hash.
 
     Args:
         path: `.csv` (UTF-8, commas) or `.parquet`.
+        fetched: Folder of fetched files; by default `fetched` in the user's cache.
 
     Raises:
         ValueError: If the manifest is missing, unreadable or empty, or `find_faults` finds something.
@@ -72,9 +77,12 @@ def read_manifest(path: Path) -> list[Row]:
         empty = [name for name in REQUIRED if name != "split" and not fields.get(name)]
         if empty:
             raise ValueError(f"{path}: row {number} has no {' and no '.join(empty)}; fill it in or remove the row")
-        location = Location.parse(fields["path"], path.parent)
-        case, role = fields["case"], fields["role"]
+        case, role, place = fields["case"], fields["role"], fields["path"]
         others = (fields.get("modality") or "", (fields.get("sha256") or "").lower())
+        if is_remote(place):
+            location = locate(place, others[1], fetched or default_folder() / FETCHED)
+        else:
+            location = Location.parse(place, path.parent)
         rows.append(Row(case, fields.get("group") or case, fields["split"], role, location, *others))
     if not rows:
         raise ValueError(f"{path}: the manifest holds no rows; add one for each file")

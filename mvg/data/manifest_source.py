@@ -14,7 +14,8 @@ from mvg.data.file_source import Files, FileSource
 from mvg.data.intensity import Intensity
 from mvg.data.itk import pixel_file
 from mvg.data.location import Location, fingerprint
-from mvg.data.manifest import Row, is_label, read_manifest
+from mvg.data.manifest import FETCHED, Row, is_label, read_manifest
+from mvg.data.remote import fetch
 from mvg.data.source import SPLITS
 
 
@@ -87,16 +88,18 @@ class ManifestSource(FileSource):
     def rows(self) -> dict[str, dict[str, Row]]:
         """Case, in order of names, to role to row."""
         cases: dict[str, dict[str, Row]] = {}
-        for row in sorted(read_manifest(Path(self.manifest)), key=lambda row: row.case):
+        fetched = Path(self.cache) / FETCHED if self.cache is not None else None
+        for row in sorted(read_manifest(Path(self.manifest), fetched), key=lambda row: row.case):
             cases.setdefault(row.case, {})[row.role] = row
         return cases
 
     def files(self) -> dict[str, dict[str, Location]]:
-        """Returns case to role to where its image lies.
+        """Returns case to role to where its image lies; remote files are fetched if they are not there yet.
 
         Raises:
             ValueError: If the manifest is wrong or names files that do not exist.
         """
+        fetch((row.location, row.sha256) for rows in self.rows.values() for row in rows.values() if row.location.url)
         found = {case: {role: row.location for role, row in rows.items()} for case, rows in self.rows.items()}
         paths = {location.path for files in found.values() for location in files.values()}
         if missing := sorted(str(path) for path in paths if not path.is_file()):
