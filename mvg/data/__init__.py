@@ -11,6 +11,7 @@ from mvg.data.module import EpisodeDataModule
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
 from mvg.data.synthetic import SyntheticAnatomy
+from mvg.data.task_augmentation import TaskAugmentation
 
 __all__ = [
     "Augmentation",
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "Subject",
     "SyntheticAnatomy",
+    "TaskAugmentation",
     "Window",
     "fit",
     "from_slices",

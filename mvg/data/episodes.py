@@ -19,6 +19,7 @@ from mvg.data.geometry import fit, place, place_crop
 from mvg.data.quarantine import Quarantine
 from mvg.data.source import SPLITS, Index, Source
 from mvg.data.subject import Item, Subject
+from mvg.data.task_augmentation import TaskAugmentation
 from mvg.episode import Episode, Pair, Spec
 from mvg.next_scale.teacher import TeacherForcing
 from mvg.task import Task
@@ -81,6 +82,7 @@ class EpisodeDataset(Dataset[Episode]):
         weights: Relative frequency in training of a source, a task, or a `source/task`; 1 where not named. The factors
             are multiplied.
         augmentation: Random changes in training; None for none.
+        task_augmentation: Random changes of the task in training, the same for query and context; None for none.
         near: Largest distance of a context slice from the query, as a share of the volume, where enough such slices
             exist; None for no preference.
         same_patient: Allow context of the query's own patient.
@@ -126,11 +128,13 @@ class EpisodeDataset(Dataset[Episode]):
         next_scale: TeacherForcing | None = None,
         ranks: int = 1,
         quarantine: Quarantine | None = None,
+        task_augmentation: TaskAugmentation | None = None,
     ) -> None:
         self.sources, self.tasks, self.split, self.length = dict(sources), dict(tasks), split, length
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
         self.context_sizes = check_context_size(context_size)
         self.batch_size, self.seed, self.augmentation = batch_size, seed, augmentation
+        self.task_augmentation = task_augmentation
         self.near, self.same_patient, self.aspect, self.crop = near, same_patient, aspect, crop
         self.next_scale = next_scale
         if next_scale is not None and next_scale.whole is not None and split != "train":
@@ -309,6 +313,10 @@ class EpisodeDataset(Dataset[Episode]):
         subjects, step = self._prepare(plan, rng)
         spec = task.complete(plan.spec, subjects, rng)
         pairs = [self._encode(plan, subject, spec, rng) for subject in subjects]
+        if self.training and self.task_augmentation is not None:
+            change = self.task_augmentation.draw(rng)
+            pairs = self.task_augmentation.apply(pairs, change, task.is_label)
+            spec = {**spec, "task_augmentation": change.facts()}
         mim = self.training and bool(rng.random() < task.mim)
         episode = Episode(
             image=pairs[0].image[None],

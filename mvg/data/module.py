@@ -15,6 +15,7 @@ from mvg.data.episodes import EpisodeDataset, check_context_size
 from mvg.data.loader import EpisodeLoader
 from mvg.data.quarantine import Quarantine
 from mvg.data.source import Source
+from mvg.data.task_augmentation import TaskAugmentation
 from mvg.next_scale.teacher import TeacherForcing
 from mvg.task import Task
 
@@ -45,6 +46,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         seed: Seed of the episodes.
         weights: Relative frequency in training of a source, a task or a `source/task`; 1 where not named.
         augmentation: Random changes in training; null for none.
+        task_augmentation: Random changes of the task in training, the same for query and context; null for none.
         near: Largest distance of a context slice from the query, as a share of the volume, where enough such slices
             exist; null for no preference.
         same_patient: Allow context of the query's own patient.
@@ -88,6 +90,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         controls: bool = True,
         cohort_block: int = 1,
         pin_memory: bool | None = None,
+        task_augmentation: TaskAugmentation | None = None,
         start_method: str | None = None,
         quarantine: float = 0.01,
         next_scale: TeacherForcing | None = None,
@@ -102,6 +105,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.test_context_size = check_context_size(test_context_size or self.context_size[1])
         self.lengths = {"train": epoch_length, "val": val_length, "test": test_length}
         self.workers, self.seed, self.weights, self.augmentation = workers, seed, weights, augmentation
+        self.task_augmentation = task_augmentation
         self.near, self.same_patient, self.context_from_train = near, same_patient, context_from_train
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
@@ -159,6 +163,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             seed=self.seed,
             weights=self.weights,
             augmentation=self.augmentation,
+            task_augmentation=self.task_augmentation,
             near=self.near,
             same_patient=self.same_patient,
             context_split="train" if self.context_from_train else None,
