@@ -25,6 +25,7 @@ import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
 from mvg.data.source import Source
 from mvg.hub import locate
+from mvg.licences import TERMS, inheritance, licence_lines
 from mvg.models.base import InContextModel
 from mvg.task import Task
 
@@ -162,6 +163,7 @@ def save(
     sources: Mapping[str, Mapping[str, Any]] | None = None,
     metrics: Mapping[str, float] | None = None,
     origin: Mapping[str, str] | None = None,
+    inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes a network with all that is needed to use it; the folder appears whole or not at all.
 
@@ -172,6 +174,7 @@ def save(
         sources: For each data source, its licence and what else is worth knowing.
         metrics: Validation metrics, for the model card; those that are undefined are left out.
         origin: Where the weights come from, if they were made elsewhere: "origin", "licence", "paper", "sha256".
+        inherited: For each source of the weights it started from, its licence; see `mvg.licences.inheritance`.
 
     Returns:
         The folder.
@@ -185,6 +188,7 @@ def save(
         "sources": {name: dict(facts) for name, facts in (sources or {}).items()},
         "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
         **({"origin": dict(origin)} if origin else {}),
+        **({"inherited": {name: dict(facts) for name, facts in inherited.items()}} if inherited else {}),
     }
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with whole_folder(folder) as work:
@@ -252,7 +256,7 @@ def card(config: Mapping[str, Any], network: nn.Module) -> str:
         "",
         "The weights inherit the terms of what they were trained on.",
         "",
-        *[f"- {name}: {facts.get('licence', 'unknown')}" for name, facts in config["sources"].items()],
+        *licence_lines(config),
         "",
         "## Validation",
         "",
@@ -272,14 +276,24 @@ def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
         aspect: How its images were brought to size.
 
     Returns:
-        Of "licence", "modality", "class_names", "intensity" (image role to rule) and "aspect" those that are known.
+        Of "licence", "terms", "commercial" (use is allowed), "modality", "class_names", "intensity" (image role to
+        rule) and "aspect" those that are known.
     """
-    facts = {name: getattr(source, name, None) for name in ("licence", "modality", "class_names", "intensity")}
-    return {name: to_config(value) for name, value in {**facts, "aspect": aspect}.items() if value}
+    facts = {name: getattr(source, name, None) for name in (*TERMS, "modality", "class_names", "intensity")}
+    known = {**facts, "aspect": aspect}
+    return {name: to_config(value) for name, value in known.items() if value or value is False}
 
 
 class SaveWeights(pl.Callback):
     """Leaves `<run>/weights` when a fit ends, or is ended by hand; an adaptation leaves an adapter instead."""
+
+    def __init__(self) -> None:
+        self.inherited: dict[str, dict[str, Any]] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the licences of the weights that the training starts from, as long as they are there."""
+        start, pretrained = (getattr(pl_module, name, None) for name in ("weights", "pretrained"))
+        self.inherited = inheritance(describe(start) if start else None, pretrained)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
@@ -299,5 +313,6 @@ class SaveWeights(pl.Callback):
         tasks, aspect = getattr(data, "tasks", {}), getattr(data, "aspect", None)
         sources = {name: facts_of(source, aspect) for name, source in getattr(data, "sources", {}).items()}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        folder = save(Path(trainer.default_root_dir) / "weights", pl_module.network, tasks, sources, metrics)  # type: ignore[arg-type]
+        folder = Path(trainer.default_root_dir) / "weights"
+        save(folder, pl_module.network, tasks, sources, metrics, inherited=self.inherited)  # type: ignore[arg-type]
         log.info("weights saved to %s", folder)
