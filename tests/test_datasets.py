@@ -73,7 +73,7 @@ def test_recipe_makes_a_source_that_serves_its_tasks(prepared, name):
     assert set(source.class_names) == labels
     assert all(all(names.values()) for names in source.class_names.values())
     assert source.licence.startswith(public.terms.licence)
-    assert (source.terms, source.commercial) == (public.terms.weights, public.terms.commercial)
+    assert (source.terms, source.commercial) == (public.terms.weights, public.terms.permission)
     for split in ("train", "test"):
         index = Index(source.items(split))
         assert all(task.accepts(index) for task in tasks.values())
@@ -247,6 +247,20 @@ def test_two_copies_of_a_case_are_refused(prepared, tmp_path):
     shutil.copytree(prepared("btcv") / "set", tmp_path / "one" / "copy")
     with pytest.raises(ValueError, match=r"img0001\.nii\.gz.* is the same file of the case; keep one"):
         prepare(tmp_path / "one", tmp_path / "out.csv", dataset="btcv")
+
+
+def test_folder_that_patterns_begin_with_is_found(prepared, tmp_path):
+    inner = prepared("brats-inpainting") / "set" / "ASNR-MICCAI-BraTS2023-Local-Synthesis-Challenge-Training"
+    prepare(inner, tmp_path / "out.csv", dataset="brats-inpainting")
+    assert len(rows_of(tmp_path)) == len(rows_of(prepared("brats-inpainting")))
+
+
+def test_licence_that_was_not_read_permits_nothing():
+    for public in DATASETS.values():
+        assert public.terms.permission is not True or public.terms.checked
+    assert DATASETS["totalsegmentator"].terms.permission is None
+    assert DATASETS["msd-liver"].terms.permission is True
+    assert DATASETS["acdc"].terms.permission is False
 
 
 def test_another_task_of_the_decathlon_is_refused(tmp_path):

@@ -112,7 +112,7 @@ def _amos(name: str, kind: str, numbers: str, benchmark: tuple[int, int], notes:
         name=name,
         title=f"AMOS22, {kind}",
         homepage="https://amos22.grand-challenge.org, doi:10.5281/zenodo.7155725",
-        terms=Terms("CC BY-NC-SA 4.0", False, "share alike, non-commercial", checked=True),
+        terms=Terms("CC BY-NC-SA 4.0", False, "share alike, non-commercial"),
         modality=kind,
         tree=Tree(read.words, "its readme: folders and counts, numbers below 500 are CT, the others MRI"),
         read=read,
@@ -150,7 +150,11 @@ WORD = PublicSet(
     homepage="https://github.com/HiLab-git/WORD",
     terms=Terms("GPL-3.0 with a statement: academic research only", False, "academic research only", checked=True),
     modality="CT",
-    tree=Tree(_WORD_FILES.words, "its repository (V0.1.0, labels of the test cases in an archive of their own)"),
+    tree=Tree(
+        _WORD_FILES.words,
+        "its repository (version, labels of the test cases in an archive of their own); names of files are inferred",
+        sure=False,
+    ),
     read=_WORD_FILES,
     shares=(0.9, 0.1, 0.0),
     split="official: 100 train, 20 val, 30 test; without the archive of test labels the test split is empty",
@@ -177,7 +181,9 @@ BTCV = PublicSet(
     homepage="https://www.synapse.org/Synapse:syn3193805",
     terms=Terms("terms of its page (registration)", None, "ask the organisers"),
     modality="CT",
-    tree=Tree(_BTCV_FILES.words, "archive RawData.zip; code that reads it"),
+    tree=Tree(
+        _BTCV_FILES.words, "code that reads archive RawData.zip (folders); names of files are inferred", sure=False
+    ),
     read=_BTCV_FILES,
     shares=counted(21, 9),
     split="seeded: 21 train (a tenth of them validates), 9 test, as the paper counts; its case lists are not known. "
@@ -218,7 +224,8 @@ TOTAL_SEGMENTATOR = PublicSet(
     modality="CT",
     tree=Tree(
         ("meta.csv (image_id;...;split)", "s0000/ct.nii.gz", "s0000/segmentations/{structure}.nii.gz"),
-        "code that reads version 2.0.1",
+        "a listing of its folders; the columns of meta.csv are inferred",
+        sure=False,
     ),
     read=read_total_segmentator,
     shares=(0.9, 0.1, 0.0),

@@ -213,7 +213,7 @@ IXI = PublicSet(
     homepage="https://brain-development.org/ixi-dataset",
     terms=Terms("CC BY-SA 3.0", True, "share alike"),
     modality="MRI",
-    tree=Tree(_IXI_FILES.words, "its page (archives IXI-T1.tar, IXI-T2.tar, IXI-PD.tar, IXI-MRA.tar)"),
+    tree=Tree(_IXI_FILES.words, "inferred (archives IXI-T1.tar, IXI-T2.tar, IXI-PD.tar, IXI-MRA.tar)", sure=False),
     read=_IXI_FILES,
     shares=(0.7, 0.1, 0.2),
     split="seeded by share",

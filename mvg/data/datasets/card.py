@@ -30,6 +30,11 @@ class Terms:
     weights: str
     checked: bool = False
 
+    @property
+    def permission(self) -> bool | None:
+        """Whether commercial use is allowed, as far as it was read: other licences permit nothing."""
+        return self.commercial if self.checked or self.commercial is False else None
+
 
 @dataclass(frozen=True)
 class Tree:

@@ -51,7 +51,7 @@ def source_arguments(public: PublicSet) -> dict[str, Any]:
         "modality": public.modality,
         "licence": public.terms.licence + ("" if public.terms.checked else " (to be checked)"),
         "terms": public.terms.weights,
-        "commercial": public.terms.commercial,
+        "commercial": public.terms.permission,
         "slices": public.slices,
     }
     if public.intensity:
@@ -70,7 +70,7 @@ def data_options(public: PublicSet) -> dict[str, Any]:
 def table(sets: Iterable[PublicSet]) -> list[str]:
     """Returns lines that list recipes, for a terminal."""
     rows = [("name", "data set", "modality", "tasks", "licence", "commercial use")]
-    rows += [(s.name, s.title, s.modality, ", ".join(s.tasks), s.terms.licence, _USE[s.terms.commercial]) for s in sets]
+    rows += [(s.name, s.title, s.modality, ", ".join(s.tasks), s.terms.licence, _USE[s.terms.permission]) for s in sets]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -81,7 +81,7 @@ def describe(public: PublicSet) -> list[str]:
     checked = "" if terms.checked else ", not checked against the data set's own words"
     facts = {
         "from": public.homepage,
-        "licence": f"{terms.licence}{checked}; commercial use: {_USE[terms.commercial]}; weights: {terms.weights}",
+        "licence": f"{terms.licence}{checked}; commercial use: {_USE[terms.permission]}; weights: {terms.weights}",
         "modality": public.modality,
         "spacing": public.spacing,
         "files": ", ".join(f"`{words}`" for words in public.tree.words),
@@ -144,7 +144,7 @@ def _line(public: PublicSet) -> str:
         ", ".join(public.tasks),
         counts,
         licence,
-        _USE[public.terms.commercial],
+        _USE[public.terms.permission],
         "known" if public.tree.sure else "partly inferred",
         public.real or "generated tree",
     )

@@ -65,7 +65,7 @@ class Files:
         """Lists the files below a folder.
 
         Args:
-            root: The downloaded folder, or one above it.
+            root: The downloaded folder, one above it, or one that patterns begin with.
             work: Takes label maps whose values had to be changed.
 
         Raises:
@@ -74,7 +74,7 @@ class Files:
         found: dict[str, dict[str, tuple[Pattern, Row]]] = {}
         fits: dict[str, dict[str, str]] = {}
         for path in walk(root):
-            for pattern, match in self._matches(path.relative_to(root).as_posix()):
+            for pattern, match in self._matches(path.absolute().as_posix()):
                 row = self._row(pattern, match, path)
                 files = found.setdefault(row.case, {})
                 if row.role in files:

@@ -229,7 +229,9 @@ class LowDose:
             kind = re.search(r"(full|low) dose images", folder.name.lower())
             patient = next((part for part in folder.parts if re.fullmatch(rf"{self.letter}\d{{3}}", part)), None)
             if kind and patient:
-                found.setdefault(patient, {})[{"full": "image", "low": "noisy"}[kind[1]]] = folder
+                role = {"full": "image", "low": "noisy"}[kind[1]]
+                if found.setdefault(patient, {}).setdefault(role, folder) != folder:
+                    raise ValueError(f"{folder}: {found[patient][role]} is the same series of {patient}; keep one")
         whole = {patient: series for patient, series in sorted(found.items()) if len(series) == 2}
         if not whole:
             raise ValueError(
