@@ -3,8 +3,8 @@
     python -m benchmarks.cache [--reads 40] [--kinds nii.gz map ...]
 
 Compared are `.nii.gz` as it comes, plain arrays read in parts as `mvg.data.cache` does or mapped into memory, zarr 3
-and blosc2 (b2nd) in chunks of 64 x 64 x 64; the latter two are measured where their packages are installed. Each format is
-written and read in a process of its own; volumes are phantoms of 256 x 256 x 128 voxels with noise, int16.
+and blosc2 (b2nd) in chunks of 64 x 64 x 64; the latter two are measured where their packages are installed. Each format
+is written and read in a process of its own; volumes are phantoms of 256 x 256 x 128 voxels with noise, int16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ PATCH = 64
 VOLUMES = 3
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def _write_nifti(path: Path, values: Array) -> None:
 def _nifti(path: Path) -> Any:
     import nibabel
 
-    return nibabel.Nifti1Image.from_filename(path).dataobj  # type: ignore[no-untyped-call]
+    return nibabel.Nifti1Image.from_filename(path).dataobj
 
 
 def _write_zarr(path: Path, values: Array) -> None:
@@ -101,7 +102,7 @@ def _map(path: Path) -> Array:
     return mapped
 
 
-def _shape(values: Sequence[int]) -> tuple[int, ...]:
+def _shape(values: Sequence[T]) -> tuple[T, ...]:
     return tuple(reversed(values))
 
 
@@ -169,7 +170,9 @@ def measure(kind: str, folder: Path, reads: int, shape: Sequence[int] = SHAPE) -
         format_.write(path, values)
         written.append(time.perf_counter() - start)
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
-    slices, patches, before = [], [], resident("VmRSS")
+    slices: list[float] = []
+    patches: list[float] = []
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # lets the peak start anew
     for _ in range(reads):
         number = int(rng.integers(VOLUMES))
@@ -178,7 +181,8 @@ def measure(kind: str, folder: Path, reads: int, shape: Sequence[int] = SHAPE) -
         plane = format_.slice(paths[number], z)
         middle = time.perf_counter()
         patch = format_.patch(paths[number], corner)
-        slices, patches = [*slices, middle - start], [*patches, time.perf_counter() - middle]
+        slices.append(middle - start)
+        patches.append(time.perf_counter() - middle)
         if not (np.array_equal(plane, volumes[number][z]) and np.array_equal(patch, volumes[number][box(corner)])):
             raise RuntimeError(f"{kind} does not return what was written")
     return {
