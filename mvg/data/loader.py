@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -116,7 +117,14 @@ class EpisodeLoader(DataLoader[Episode]):
 
 
 def start_worker(_: int) -> None:
-    """Keeps every worker to one thread, so that workers do not compete for the cores; lets it say where it crashed."""
+    """Prepares a process of the loader.
+
+    It keeps to one thread, so that such processes do not compete for the cores, says where it crashed, and leaves
+    signals that end a run to the training process, which still needs batches for the step under way.
+    """
     torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)
