@@ -1,6 +1,6 @@
 """Speed and memory of the parts that decide them, each against its goal.
 
-    python -m benchmarks.speed [NAMES...] [--threads 2] [--repeats 5]
+    python -m benchmarks.speed [NAMES...] [--threads 2] [--repeats 5] [--reference DIR] [--side 64] [--width 8]
 
 Every measurement takes less than three minutes on two CPU cores, and is worth something on a quiet machine only. Two
 sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the median over the turns.
@@ -21,9 +21,10 @@ import torch
 
 from benchmarks.data_path import measure_synthetic, measure_waiting
 from benchmarks.measurements import Goal, NotMeasuredError, Row, measure_attention, measure_remember
+from benchmarks.volume_cost import measure_pairs, measure_window
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
+MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
     name: partial(measure, name=name, **options)
     for name, measure, options in (
         ("relative-384", measure_attention, {"width": 384, "heads": 6}),
@@ -37,8 +38,12 @@ MEASUREMENTS: Mapping[str, Callable[[int], list[Row]]] = {
             {"config": CONFIGS / "real_2d.yaml", "needs": "MVG_DATA", "goal": Goal(5, least=False)},
         ),
         ("synthetic", measure_synthetic, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(4)}),
+        ("volume-window", measure_window, {}),
+        ("volume-pairs", measure_pairs, {}),
     )
 }
+VOLUMES = ("volume-window", "volume-pairs")
+"""Measurements that take --reference, --side and --width."""
 HEADER = """\
 | measurement | goal | compared with | measured | ratio | turns | passed | largest difference |
 |---|---|---|---|---|---|---|---|"""
@@ -70,6 +75,9 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}; all by default")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--repeats", type=int, default=5, help="most turns of each side")
+    parser.add_argument("--reference", help="checkout of the public Neuroverse3D, for volume-window")
+    parser.add_argument("--side", type=int, default=64, help="side of the windows of volume measurements")
+    parser.add_argument("--width", type=int, default=8, help="channels of their networks' first stage")
     options = parser.parse_args(args)
     names = options.names or list(MEASUREMENTS)
     if unknown := [name for name in names if name not in MEASUREMENTS]:
@@ -80,9 +88,10 @@ def main(args: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     sys.stdout.write(f"{facts()}\n\n{HEADER}\n")
     skipped = []
+    volumes = {"reference": options.reference, "side": options.side, "width": options.width}
     for name in names:
         try:
-            rows = MEASUREMENTS[name](options.repeats)
+            rows = MEASUREMENTS[name](options.repeats, **(volumes if name in VOLUMES else {}))
         except NotMeasuredError as reason:
             skipped.append(f"\n{name} was not measured: {reason}.\n")
             continue
