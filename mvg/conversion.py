@@ -34,12 +34,14 @@ class Format:
         origin: Where such weights are published.
         licence: Their terms, as far as they are known.
         paper: Where the network is described.
+        commercial: Whether they may be used commercially; None where nothing is stated.
     """
 
     function: str
     origin: str
     licence: str
     paper: str
+    commercial: bool | None = None
 
     def convert(self, state: Mapping[str, Tensor]) -> Converted:
         """Converts a state dictionary.
@@ -58,6 +60,7 @@ FORMATS = {
         "https://github.com/facebookresearch/mae",
         "CC-BY-NC-4.0",
         "He et al., arXiv 2111.06377",
+        False,
     ),
     "medverse": Format(
         "mvg.models.medverse_import.from_medverse",
@@ -82,18 +85,21 @@ FORMATS = {
         "https://huggingface.co/BAAI/Painter",
         "MIT",
         "Wang et al., arXiv 2212.02499",
+        True,
     ),
     "seggpt": Format(
         "mvg.models.painter_import.convert_seggpt",
         "https://huggingface.co/BAAI/SegGPT",
         "MIT",
         "Wang et al., arXiv 2304.03284",
+        True,
     ),
     "universeg": Format(
         "mvg.models.universeg_import.convert",
         "https://github.com/JJGO/UniverSeg",
         "OpenRAIL++-M, research use only",
         "Butoi et al., arXiv 2304.06131",
+        False,
     ),
 }
 """Formats that can be converted, by name."""
@@ -125,7 +131,8 @@ def convert(source: str | Path, folder: str | Path, format: str, sha256: str | N
     config, state = known.convert(read_state(path))
     network = from_config(config)
     network.load_state_dict(state)
-    origin = {"format": format, "origin": known.origin, "licence": known.licence, "paper": known.paper, "sha256": found}
+    origin: dict[str, Any] = {"format": format, "origin": known.origin, "licence": known.licence, "paper": known.paper}
+    origin |= {"sha256": found} if known.commercial is None else {"sha256": found, "commercial": known.commercial}
     return save(folder, network.eval(), origin=origin)
 
 

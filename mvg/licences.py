@@ -25,7 +25,8 @@ def inheritance(start: Mapping[str, Any] | None, pretrained: str | None) -> dict
         for name, facts in {**start.get("inherited", {}), **start.get("sources", {})}.items():
             found[name] = {key: facts[key] for key in TERMS if key in facts}
         if origin := start.get("origin"):
-            found[str(origin.get("origin", "starting weights"))] = {"licence": origin.get("licence", "unknown")}
+            known = {key: origin[key] for key in TERMS if key in origin}
+            found[str(origin.get("origin", "starting weights"))] = {"licence": "unknown", **known}
     if pretrained is not None:
         found[Path(pretrained).name] = {"licence": "unknown"}
     return found

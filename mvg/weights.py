@@ -162,7 +162,7 @@ def save(
     tasks: Mapping[str, Task] | None = None,
     sources: Mapping[str, Mapping[str, Any]] | None = None,
     metrics: Mapping[str, float] | None = None,
-    origin: Mapping[str, str] | None = None,
+    origin: Mapping[str, Any] | None = None,
     inherited: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Writes a network with all that is needed to use it; the folder appears whole or not at all.
@@ -173,7 +173,7 @@ def save(
         tasks: The tasks it was trained on.
         sources: For each data source, its licence and what else is worth knowing.
         metrics: Validation metrics, for the model card; those that are undefined are left out.
-        origin: Where the weights come from, if they were made elsewhere: "origin", "licence", "paper", "sha256".
+        origin: Where the weights come from, if they were made elsewhere: "origin", "licence", "commercial" and more.
         inherited: For each source of the weights it started from, its licence; see `mvg.licences.inheritance`.
 
     Returns:
@@ -293,6 +293,8 @@ class SaveWeights(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes the licences of the weights that the training starts from, as long as they are there."""
         start, pretrained = (getattr(pl_module, name, None) for name in ("weights", "pretrained"))
+        if pretrained and Path(pretrained).is_dir():
+            start, pretrained = pretrained, None
         self.inherited = inheritance(describe(start) if start else None, pretrained)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -21,7 +21,7 @@ from mvg.configuration import from_config, to_config
 from mvg.conversion import FORMATS, convert, fingerprint
 from mvg.models import CanvasViT, SegGPT, UniverSeg, ViTEncoder
 from mvg.models.initialise import initialise
-from mvg.weights import MODEL, build, describe, load, save
+from mvg.weights import MODEL, SaveWeights, build, describe, load, save
 from tasks import Segmentation
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +129,7 @@ class TestConvert:
         assert origin["licence"] == FORMATS[name].licence
         assert origin["sha256"] == fingerprint(file)
         card = (folder / "README.md").read_text()
-        assert all(value in card for value in origin.values())
+        assert all(str(value) in card for value in origin.values())
         assert str(tmp_path) not in card + (folder / "config.json").read_text()
 
     @pytest.mark.parametrize("name", ["painter", "mvg", "seggpt"])
@@ -157,6 +157,11 @@ class TestConvert:
         initialise(network, str(folder))
         assert all(torch.equal(network.state_dict()[key], state[key]) for key in state if key.startswith("blocks."))
         assert torch.equal(network.absolute, state["pos_embed"])
+
+    def test_what_starts_from_an_encoder_inherits_its_terms(self, written, tmp_path):
+        folder, saver = convert(written(fill(mae())), tmp_path / "out", "mae"), SaveWeights()
+        saver.on_fit_start(None, types.SimpleNamespace(pretrained=str(folder)))
+        assert saver.inherited == {FORMATS["mae"].origin: {"licence": "CC-BY-NC-4.0", "commercial": False}}
 
     def test_half_precision_and_wrapped_names_are_understood(self, written, tmp_path):
         state = {f"module.{key}": value.half() for key, value in fill(universeg()).items()}
@@ -251,9 +256,7 @@ class TestRefusals:
     def test_missing_file_and_unknown_format_are_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"nothing.pth; download"):
             convert("nothing.pth", tmp_path / "out", "universeg")
-        with pytest.raises(
-            ValueError, match="mae, medverse, mvg, neuroverse3d, painter, seggpt, universeg"
-        ):
+        with pytest.raises(ValueError, match="mae, medverse, mvg, neuroverse3d, painter, seggpt, universeg"):
             convert("nothing.pth", tmp_path / "out", "other")
 
 
