@@ -151,19 +151,20 @@ def enlarge(values: Tensor, size: Sequence[int], low: Sequence[int], window: Seq
     Returns:
         `(C, *window)`, float32, what `cut(resize(values, size), low, window)` returns.
     """
-    found: Tensor | None = None
+    axes = []
     for axis, (first, side, full) in enumerate(zip(low, window, size, strict=True), start=1):
         held = values.shape[axis]
         place = torch.arange(first, first + side, device=values.device)
         at = ((place + 0.5) * (held / full) - 0.5).clamp(0, held - 1)
         below = at.floor().long()
-        above = (below + 1).clamp(max=held - 1)
-        source = values if found is None else found
-        share = _along(at - below, axis, values.ndim)
-        inside = _along(((place >= 0) & (place < full)).float(), axis, values.ndim)
-        lower, upper = (source.index_select(axis, index).float() for index in (below, above))
-        found = torch.lerp(lower, upper, share.expand_as(lower)) * inside
-    assert found is not None
+        above, begin = (below + 1).clamp(max=held - 1), int(below[0])
+        values = values.narrow(axis, begin, int(above[-1]) + 1 - begin)
+        axes.append((axis, below - begin, above - begin, at - below, (place >= 0) & (place < full)))
+    found = values.float()
+    for axis, below, above, share, inside in axes:
+        lower, upper = found.index_select(axis, below), found.index_select(axis, above)
+        found = torch.lerp(lower, upper, _along(share, axis, found.ndim).expand_as(lower))
+        found = found * _along(inside, axis, found.ndim)
     return found
 
 

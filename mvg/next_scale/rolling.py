@@ -128,12 +128,12 @@ class NextScale(metaclass=Configurable):
         query = image if isinstance(image, Pyramid) else Pyramid(image, network.image_size, spacing=spacing)
         if len(query.images[-1]) != network.in_channels:
             raise ValueError(f"the network takes {network.in_channels} image channels, got {len(query.images[-1])}")
-        before: Tensor | None = None
+        painted: Tensor | None = None
         last = len(query.levels) - 1
         for number in range(last if self.single else 0, last + 1):
+            before = None if painted is None else painted.clamp(0, 1)
             painted = _Pass(self, network, query, number, context, before).paint()
             yield Scale(query.levels[number], painted)
-            before = painted.clamp(0, 1)
 
 
 def answer_batch(

@@ -15,13 +15,15 @@ from mvg.data.subject import Subject
 from mvg.episode import Pair
 from mvg.next_scale.level import Level, levels, nearest_level
 
+_AIR = 0.05
+
 
 class TeacherForcing(metaclass=Configurable):
     """Cuts training windows out of volumes at the levels of inference, and shows them the truth at the coarser level.
 
     A batch is either of the first level, whole volumes without a coarser answer, or of the finer ones. There the level
-    is drawn evenly. The window of the query lies around a voxel that shows what is asked for; those of the context at
-    the same relative place, or around such a voxel of their own.
+    is drawn evenly. The window of the query lies around a voxel that shows what is asked for, or else is not air; those
+    of the context at the same relative place, or around such a voxel of their own.
 
     The coarser answer is the truth, reduced as from this level to the one before, and then spoilt as predictions are,
     so that the network learns to mend it instead of copying it: it is blurred; masks, if black and white, are
@@ -73,7 +75,7 @@ class TeacherForcing(metaclass=Configurable):
 
         Args:
             subjects: The query, then the context; of any size.
-            anchors: For each of them `(*S)` bool, what is asked for; None for no such mask.
+            anchors: For each of them `(*S)` bool, what is asked for; None for all that is not air.
             window: Size of the network's images.
             fine: Draw a finer level than the first, which is taken whole.
             rng: Draws.
@@ -84,15 +86,16 @@ class TeacherForcing(metaclass=Configurable):
         scales = [levels(subject.shape, window) for subject in subjects]
         if not fine:
             return [each[0].placement(each[0].around((0.5,) * len(window))) for each in scales], (1.0,) * len(window)
+        shown = [content(subject) if mask is None else mask for subject, mask in zip(subjects, anchors, strict=True)]
         number = int(rng.integers(1, len(scales[0]))) if len(scales[0]) > 1 else 0
         level, known = scales[0][number], all(subject.spacing for subject in subjects)
         step = (2.0,) * len(window)
         if number:
             step = tuple(a / b for a, b in zip(level.size, scales[0][number - 1].size, strict=True))
         wanted = _spacing(subjects[0], level, known)
-        low = level.around(draw_place(level, anchors[0], rng))
+        low = level.around(draw_place(level, shown[0], rng))
         same, places = rng.random() < self.same_place, [level.placement(low)]
-        for subject, each, anchor in zip(subjects[1:], scales[1:], anchors[1:], strict=True):
+        for subject, each, anchor in zip(subjects[1:], scales[1:], shown[1:], strict=True):
             base = subject.spacing if known else tuple(1 / side for side in subject.shape)
             other = each[nearest_level(each, base, wanted)]
             centre = level.centre(low) if same else draw_place(other, anchor, rng)
@@ -122,16 +125,21 @@ class TeacherForcing(metaclass=Configurable):
         return Pair(resize(resize(pair.image, size), window), resize(answer.clamp(0, 1), window))
 
 
-def draw_place(level: Level, anchor: Tensor | None, rng: np.random.Generator) -> tuple[float, ...]:
+def content(subject: Subject) -> Tensor:
+    """Returns the voxels of the first image of a subject that are not air, `(*S)` bool."""
+    return next(iter(subject.images.values()))[0] > _AIR
+
+
+def draw_place(level: Level, anchor: Tensor, rng: np.random.Generator) -> tuple[float, ...]:
     """Draws the relative middle of a window so that the window shows some voxel of a mask.
 
     Args:
         level: The level of the window.
-        anchor: `(*S)` bool, at full resolution; None, or empty, for any place.
+        anchor: `(*S)` bool, at full resolution; where it is empty, any place is drawn.
         rng: Draws.
     """
-    counts = None if anchor is None else anchor.flatten(1).sum(1).double().numpy()
-    if anchor is None or counts is None or not counts.any():
+    counts = anchor.flatten(1).sum(1).double().numpy()
+    if not counts.any():
         return tuple(rng.random(len(level.size)).tolist())
     plane = int(rng.choice(len(counts), p=counts / counts.sum()))
     found = anchor[plane].nonzero()
