@@ -56,7 +56,7 @@ def stamp(paths: Sequence[Path]) -> str:
         ValueError: If a file cannot be looked at.
     """
     try:
-        found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        found = [(path.name, seen.st_size, seen.st_mtime_ns) for path in paths for seen in (os.stat(path),)]
     except OSError as error:
         raise ValueError(f"{error.filename}: the file cannot be read ({error.strerror})") from error
     return digest(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,19 @@ from mvg.data.location import Location, fingerprint
 from mvg.data.manifest import FETCHED, Row, is_label, read_manifest
 from mvg.data.remote import fetch
 from mvg.data.source import SPLITS
+
+
+def absent(paths: Iterable[Path]) -> list[str]:
+    """Returns which files do not exist, sorted; a folder is looked at once, whatever it holds."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for path in map(str, paths):
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        if name not in listed[folder]:
+            missing.append(path)
+    return sorted(missing)
 
 
 class ManifestSource(FileSource):
@@ -102,7 +115,7 @@ class ManifestSource(FileSource):
         fetch((row.location, row.sha256) for rows in self.rows.values() for row in rows.values() if row.location.url)
         found = {case: {role: row.location for role, row in rows.items()} for case, rows in self.rows.items()}
         paths = {location.path for files in found.values() for location in files.values()}
-        if missing := sorted(str(path) for path in paths if not path.is_file()):
+        if missing := absent(paths):
             shown = ", ".join(missing[:5])
             raise ValueError(
                 f"{self.manifest}: {len(missing)} of {len(paths)} files do not exist ({shown}); restore them"
