@@ -25,9 +25,10 @@ from typing import Any, cast
 
 import pandas as pd
 import pytorch_lightning as pl
+import timm.optim
 import torch
 from omegaconf import OmegaConf
-from torch.optim import AdamW
+from pytorch_lightning.cli import OptimizerCallable
 
 from benchmarks.evaluation import Protocol, Record, evaluate, load_data, network_entrant
 from benchmarks.step_cost import Costs, Stepper, training_step
@@ -88,6 +89,7 @@ class Ablation:
         self.data = _without(_read(Path(path).parent / config["data"]), config.get("without", []))
         self.data = merge(self.data, config.get("changes", {}))
         self.trainer: Config = config.get("trainer", {})
+        self.model: Config = merge({"optimizer": {"class_path": "torch.optim.AdamW"}}, config.get("model", {}))
         self.evaluation: Config = config.get("evaluation", {})
 
     def network_of(self, arm: str) -> Config:
@@ -113,6 +115,10 @@ class Ablation:
             tasks[name] = task
         return {**data, "tasks": tasks, "seed": self.seed, "val_length": 0}
 
+    def model_of(self, arm: str) -> Config:
+        """Arguments of the Generalist that trains an arm, the optimizer as a configuration."""
+        return merge(self.model, self.arms[arm].get("model", {}))
+
     def protocol_of(self, arm: str, split: str) -> Protocol:
         """How an arm is scored."""
         return Protocol(split=split, **merge(self.evaluation, self.arms[arm].get("evaluation", {})))
@@ -120,7 +126,7 @@ class Ablation:
     def digest(self, arm: str) -> str:
         """Hash of all that decides the result of an arm; the place of the data does not."""
         content = [self.minutes, self.seed, self.trainer, self.network_of(arm), self.data_of(arm)]
-        content += [self.arms[arm].get("model", {}), vars(self.protocol_of(arm, "val"))]
+        content += [self.model_of(arm), vars(self.protocol_of(arm, "val"))]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def build(self, arm: str) -> InContextModel:
@@ -139,10 +145,8 @@ class Ablation:
 
     def train(self, arm: str, network: InContextModel, steps: int) -> float:
         """Trains a network in place; returns the minutes that it took here, start-up included."""
-        model = dict(self.arms[arm].get("model", {}))
-        if "learning_rate" in model:
-            model["optimizer"] = partial(AdamW, lr=model.pop("learning_rate"))
-        module = Generalist(network, **model)
+        model = self.model_of(arm)
+        module = Generalist(network, optimizer=_optimizer(model.pop("optimizer")), **model)
         trainer = pl.Trainer(
             max_epochs=-1,
             max_steps=steps,
@@ -251,6 +255,19 @@ def _read(path: Path) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}; the shipped one is {CONFIG}")
     return cast(Config, OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+
+
+def _optimizer(config: Mapping[str, Any]) -> OptimizerCallable:
+    """Finds an optimizer of PyTorch or timm.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    module, _, name = str(config["class_path"]).rpartition(".")
+    made = getattr({"torch.optim": torch.optim, "timm.optim": timm.optim}.get(module), name, None)
+    if made is None:
+        raise ValueError(f"no optimizer {config['class_path']!r}; name one of torch.optim or timm.optim")
+    return partial(made, **config.get("init_args", {}))
 
 
 def _without(data: Config, names: Sequence[str]) -> Config:
