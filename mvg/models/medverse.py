@@ -215,7 +215,11 @@ class Medverse(InContextModel):
                     memory.begun[place] if place < len(memory.begun) else self._begin(self._checked(pair, image))
                     for place, pair in enumerate(pairs, seen)
                 ]
-                for stage, maps in enumerate(self.context_unet(stack(begun), offers, self.position, each)):
+                joined = stack(begun)
+                del begun
+                read = self.context_unet(joined, offers, self.position, each)
+                del joined  # the stream drops maps as it goes, so nobody else may hold them
+                for stage, maps in enumerate(read):
                     mean = scale_gradient(maps.unflatten(0, (each, -1)).mean(0) if each > 1 else maps, factor)
                     if not seen:
                         means.append(mean)
@@ -225,6 +229,7 @@ class Medverse(InContextModel):
                         means[stage].lerp_(mean, share)
             if recording and not learns:
                 torch.clear_autocast_cache()  # else the next pass would take up copies of weights that record nothing
+            del maps, mean
             seen += each
         if not seen:
             raise ValueError("a context needs at least 1 pair, got 0; a generator serves one answer only")

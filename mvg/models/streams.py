@@ -93,7 +93,8 @@ class ContextUNet(nn.Module):
         Yields:
             Maps `(each * B, width, *S / 2 ** stage)` of each stage, coarsest first.
         """
-        maps, skips = begun, []
+        maps, skips = begun, list[Tensor]()
+        del begun
         for stage, (fusion, down) in enumerate(zip(self.fusions, self.downs, strict=True)):
             if stage:
                 maps = self.units[stage](maps)
