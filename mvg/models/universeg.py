@@ -79,7 +79,7 @@ class UniverSeg(InContextModel):
         width: Channels of every map.
         depth: Levels.
         chunk: Examples that are held at a time where no gradient is asked for; the maps of the others are computed
-            anew on every level, which bounds memory and takes about four times as long. 0 holds all.
+            anew on every level, which bounds memory and takes about three times as long. 0 holds all.
         objective: What painted pixels cost; soft Dice on labels by default, as published.
     """
 
