@@ -361,7 +361,7 @@ def test_shipped_network_paints_when_made_small(path):
     if len(plain["init_args"]["image_size"]) == 3:
         pytest.skip("networks for volumes are tested with their own kind")
     small = {"image_size": [64, 64], "width": 48, "depth": 4, "heads": 2}
-    known = inspect.signature(find_class(plain["class_path"], TRUSTED)).parameters
+    known = inspect.signature(find_class(plain["class_path"], TRUSTED).__init__).parameters
     network = build(path, **{name: value for name, value in small.items() if name in known})
     episode = draw(network, batch=1, context=2)
     assert torch.isfinite(paint(network, episode)).all()
