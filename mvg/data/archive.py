@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 found[name.removesuffix(".npy")] = shape
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the file does not exist") from error
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes its readers stumble in many ways
         raise ValueError(f"{path}: the archive cannot be used ({error}); restore it from its origin") from error
     return found
 
@@ -98,7 +97,7 @@ def _open(path: Path, name: str, changed: int) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array: NDArray[Any] = archive[name]
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive makes its readers stumble in many ways
         raise ValueError(f"{path}: array {name!r} is damaged ({error}); restore it from its origin") from error
     if array.dtype.kind not in "biuf" or array.ndim < 3:
         raise ValueError(f"{path}: array {name!r} is no stack of images ({array.dtype}, shape {array.shape})")

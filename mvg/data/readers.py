@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti1 import Nifti1Header, data_type_codes
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -122,7 +122,10 @@ def _parse_header(block: bytes) -> Nifti1Header:
     if len(block) < 348 or block[344:348] != b"n+1\0":
         raise ValueError("no single-file NIfTI-1 header")
     order = "<" if block[:4] == b"\x5c\x01\0\0" else ">"
-    return Nifti1Header(block, endianness=order, check=False)
+    header = Nifti1Header(block, endianness=order, check=False)
+    if int(header["datatype"]) not in data_type_codes.dtype:
+        raise ValueError(f"pixels of the unknown type {int(header['datatype'])}")
+    return header
 
 
 def _bytes_needed(header: Nifti1Header, largest: int) -> int:
