@@ -150,7 +150,9 @@ class ContinueLoader(Callback):
         self.state: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Asks the training loader where it is."""
+        """Asks the training loader where it is; corrects the count of epochs."""
+        if trainer.state.status == "running":
+            correct_epochs(checkpoint["loops"]["fit_loop"]["epoch_progress"])
         if state_of := getattr(trainer.train_dataloader, "state_dict", None):
             checkpoint["train_loader"] = state_of()
 
@@ -164,6 +166,19 @@ class ContinueLoader(Callback):
         if self.state is not None and restore is not None:
             restore(self.state)
         self.state = None
+
+
+def correct_epochs(progress: dict[str, dict[str, int]]) -> None:
+    """Counts the epoch under way among those that were begun, in place.
+
+    Lightning forgets to where it resumed from the last batch of an epoch, and a run that is ended a second time would
+    then continue in the wrong one.
+    """
+    for counts in (progress["total"], progress["current"]):
+        if counts["ready"] == counts["started"] == counts["processed"] == counts["completed"]:
+            counts["ready"] = counts["started"] = counts["processed"] + 1
+        elif counts["processed"] > counts["started"]:
+            counts["ready"] = counts["started"] = counts["processed"]
 
 
 class SeedBatches(Callback):

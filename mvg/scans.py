@@ -142,8 +142,8 @@ def to_grid(slices: NDArray[Any], axis: int, scan: Scan) -> NDArray[Any]:
 def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
     """Returns the content of a file on the grid of a scan.
 
-    Of NIfTI the whole header is kept: affine, sform and qform codes, units. Display ranges and extensions, which
-    describe the scan itself, are left out.
+    Of NIfTI the header is kept: affine, sform and qform codes, units. Display ranges, texts and extensions, which
+    describe the scan or its patient, are left out.
 
     Args:
         values: In the shape of the scan.
@@ -155,6 +155,8 @@ def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
     header = scan.header.copy()
     header.set_data_dtype(values.dtype)
     header["cal_min"] = header["cal_max"] = 0
+    for text in ("data_type", "db_name", "descrip", "aux_file", "intent_name"):
+        header[text] = b""
     header.extensions.clear()
     content: bytes = nibabel.Nifti1Image(values, scan.affine, header).to_bytes()
     return gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content
