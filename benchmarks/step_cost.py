@@ -12,6 +12,7 @@ import os
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import AdamW
@@ -40,7 +41,7 @@ def training_step(network: InContextModel, data: EpisodeDataModule, autocast: bo
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = network.loss(batch)["loss"]
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     return step
@@ -59,7 +60,7 @@ class Costs:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        known = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "ratios": {}}
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"seconds": 0.0, "ratios": {}}
         self.seconds: float = known["seconds"]
         self.ratios: dict[str, float] = known["ratios"]
 
