@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mvg import cli, doctor, run_folder
 from mvg.cli import lightning, main
-from mvg.data.episodes import check_context_size
+from mvg.data.choice import check_context_size
 from mvg.weights import build
 
 ROOT = Path(__file__).parents[1]

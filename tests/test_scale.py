@@ -71,8 +71,8 @@ def simulated(tmp_path, cases):
 @pytest.mark.parametrize("cases", [100, 1000])
 def test_a_draw_looks_at_as_many_items_whatever_their_number(tmp_path, monkeypatch, cases):
     looked, allowed, episodes = [], Items.allowed, simulated(tmp_path, cases)
-    monkeypatch.setattr("mvg.data.episodes._TRIES", 1)
-    monkeypatch.setattr("mvg.data.episodes._MANY", (16, 64, 256))
+    monkeypatch.setattr("mvg.data.choice._TRIES", 1)
+    monkeypatch.setattr("mvg.data.choice._MANY", (16, 64, 256))
     monkeypatch.setattr(Items, "allowed", lambda *args: (looked.append(len(args[1])), allowed(*args))[1])
     plans = [episodes.plan(index, np.random.default_rng(index)) for index in range(300)]
     assert all(len(set(plan.items)) == 5 for plan in plans)

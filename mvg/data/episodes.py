@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvg.data.augmentation import Augmentation
+from mvg.data.choice import check_context_size, choose_context
 from mvg.data.geometry import fit, place, place_crop
 from mvg.data.quarantine import Quarantine
 from mvg.data.source import SPLITS, Index, Source
@@ -28,9 +28,6 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 _DRAWS = 20
-_TRIES = 16
-_MANY = (1 << 10, 1 << 13, 1 << 16)
-"""Where there are more items than the last of these, so many are looked at before all are."""
 _INDICES = 256
 _SPARE = range(3, 53)
 """Streams of random numbers that an episode is drawn from anew."""
@@ -274,33 +271,7 @@ class EpisodeDataset(Dataset[Episode]):
         self, query: Item, contexts: Index, keys: tuple[str, ...], context_size: int, rng: np.random.Generator
     ) -> list[int] | None:
         """Draws distinct context items of other patients; numbers of items, or None if there are too few."""
-        found = contexts.find(keys)
-        if len(found) < context_size:
-            return None
-        chosen: dict[int, None] = {}
-        for tries in (_TRIES * context_size, *(_MANY if len(found) > _MANY[-1] else ())):
-            tried = found[rng.integers(len(found), size=tries)]
-            for number in tried[contexts.columns.allowed(tried, query, self.near, self.same_patient)].tolist():
-                chosen[number] = None
-                if len(chosen) == context_size:
-                    return list(chosen)
-        return self._choose_exactly(query, contexts, found, list(chosen), context_size, rng)
-
-    def _choose_exactly(
-        self,
-        query: Item,
-        contexts: Index,
-        found: NDArray[np.int32],
-        chosen: list[int],
-        context_size: int,
-        rng: np.random.Generator,
-    ) -> list[int] | None:
-        """Completes a choice by looking at every item that was found, near ones first."""
-        for near in (self.near, None):
-            rest = found[contexts.columns.allowed(found, query, near, self.same_patient)]
-            rest = rest[~np.isin(rest, chosen)]
-            chosen += rest[rng.permutation(len(rest))[: context_size - len(chosen)]].tolist()
-        return chosen if len(chosen) == context_size else None
+        return choose_context(query, contexts, keys, context_size, self.near, self.same_patient, rng)
 
     def read(self, source: str, item: Item) -> Subject:
         """Reads an item, or takes it from memory."""
@@ -391,18 +362,6 @@ class EpisodeDataset(Dataset[Episode]):
             swappable=torch.tensor([True]),
             swap_specs=(spec,),
         )
-
-
-def check_context_size(context_size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns the smallest and the largest number of context pairs.
-
-    Raises:
-        ValueError: If it is neither a number from 1 on nor two ascending ones.
-    """
-    sizes = (context_size, context_size) if isinstance(context_size, int) else tuple(context_size)
-    if len(sizes) != 2 or not 1 <= sizes[0] <= sizes[1]:
-        raise ValueError(f"`context_size` must be at least 1, or two ascending numbers, got {context_size}")
-    return sizes[0], sizes[1]
 
 
 def find_anchor(subject: Subject, keys: Sequence[str]) -> Tensor | None:

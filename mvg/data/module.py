@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 
 from mvg.data.augmentation import Augmentation
-from mvg.data.episodes import EpisodeDataset, check_context_size
+from mvg.data.choice import check_context_size
+from mvg.data.episodes import EpisodeDataset
 from mvg.data.loader import EpisodeLoader
 from mvg.data.quarantine import Quarantine
 from mvg.data.source import Source
