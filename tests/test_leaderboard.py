@@ -1,0 +1,209 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks.overall import overall
+from benchmarks.records import Record
+from benchmarks.standings import boards, to_frame
+from benchmarks.statistics import clustered_means, holm, kendall, resample, shared_ranks, sign_flip_test
+
+BASE = Record(
+    suite="small@000000000000", protocol="1", dataset="liver", task="segmentation", variant="", structure="liver",
+    modality="CT", entrant="ours", entrant_hash="ours", trained_on=(), case="c0", patient="p0", case_hash="c0", shot=1,
+    draw=0, context_hash="x", metric="dice", value=0.5, unit="", higher_is_better=True, failure="", unseen=(),
+    seconds=0.1, version="0",
+)  # fmt: skip
+
+
+def record(entrant="ours", case=0, value=0.5, **changes):
+    name = f"c{case}"
+    made = {"entrant_hash": entrant, "case": name, "patient": f"p{case // 2}", "case_hash": name}
+    return replace(BASE, entrant=entrant, value=value, **{**made, **changes})
+
+
+def made_up(entrants=3, cases=8, seed=0, **changes):
+    """Records of entrants whose quality falls with their number."""
+    rng = np.random.default_rng(seed)
+    hard = rng.normal(0, 0.05, cases)
+    return [
+        record(f"e{n}", case, float(np.clip(0.8 - 0.1 * n + hard[case] + rng.normal(0, 0.02), 0, 1)), **changes)
+        for n in range(entrants)
+        for case in range(cases)
+    ]
+
+
+def board_of(records, **options):
+    (found,) = boards(records, samples=200, **options)
+    return found
+
+
+def facts(found):
+    return [(s.entrant, s.rank, s.mean, s.low, s.high, s.rank_low, s.rank_high, s.first) for s in found.standings]
+
+
+class TestStatistics:
+    def test_clustered_mean_is_that_of_repeated_cases(self):
+        rng = np.random.default_rng(0)
+        values, patient = rng.random((9, 2)), np.array([0, 0, 1, 2, 2, 2, 3, 3, 1])
+        stratum, counts = np.array([0, 1, 0, 1, 0, 0, 1, 0, 1]), resample(4, 20, rng)
+        for count, found in zip(counts, clustered_means(values, patient, stratum, counts), strict=True):
+            times = count[patient].astype(int)
+            held, level = np.repeat(values, times, 0), np.repeat(stratum, times)
+            assert found == pytest.approx(np.mean([held[level == s].mean(0) for s in set(level)], 0))
+
+    def test_bootstrap_error_is_that_of_the_mean(self):
+        rng = np.random.default_rng(1)
+        values = rng.normal(size=(400, 1))
+        places, one = np.arange(400), np.zeros(400, np.int64)
+        spread = clustered_means(values, places, one, resample(400, 3000, rng)).std()
+        assert spread == pytest.approx(stats.sem(values[:, 0]), rel=0.1)
+
+    @pytest.mark.parametrize("number", [3, 7, 11])
+    def test_exact_permutation_test_is_scipys(self, number):
+        difference = np.random.default_rng(number).normal(0.5, 1, number)
+        expected = stats.permutation_test(
+            (difference,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=False
+        ).pvalue
+        assert sign_flip_test(difference, np.random.default_rng(0)) == pytest.approx(expected)
+
+    def test_random_permutation_test_comes_close_to_the_t_test(self):
+        difference = np.random.default_rng(5).normal(0.3, 1, 60)
+        expected = stats.ttest_1samp(difference, 0).pvalue
+        assert sign_flip_test(difference, np.random.default_rng(0)) == pytest.approx(expected, abs=0.02)
+
+    def test_permutation_test_keeps_its_level(self):
+        rng = np.random.default_rng(0)
+        found = [sign_flip_test(rng.normal(size=20), rng, 500) for _ in range(300)]
+        assert 0.02 < np.mean(np.array(found) <= 0.05) < 0.09
+
+    @given(st.lists(st.floats(0, 1), max_size=8))
+    def test_holm_is_the_step_down_definition(self, p):
+        found = holm(p)
+        order = sorted(range(len(p)), key=lambda i: p[i])
+        for place, index in enumerate(order):
+            steps = [(len(p) - j) * p[order[j]] for j in range(place + 1)]
+            assert found[index] == pytest.approx(min(1, max(steps)))
+
+    @given(st.lists(st.integers(0, 3), min_size=2, max_size=7), st.randoms())
+    def test_kendall_is_scipys(self, ranks, random):
+        other = [random.randint(0, 3) for _ in ranks]
+        found = kendall(np.array([ranks], float), np.array(other, float))[0]
+        assert found == pytest.approx(stats.kendalltau(ranks, other).statistic, nan_ok=True)
+
+    def test_equal_values_share_a_rank_and_unrounded_ones_do_not(self):
+        assert [*shared_ranks(np.array([0.5, 0.7, 0.7, 0.70000001]))] == [4, 2, 2, 1]
+        assert [*shared_ranks(np.array([0.5, 0.7, 0.7]), higher=False, mean=True)] == [1, 2.5, 2.5]
+
+
+class TestBoards:
+    @settings(max_examples=10, deadline=None)
+    @given(st.randoms())
+    def test_order_of_the_records_changes_nothing(self, random):
+        records = made_up() + made_up(2, seed=1, task="denoising", metric="psnr", unit="dB")
+        shuffled = random.sample(records, len(records))
+        for one, other in zip(boards(records, 50), boards(shuffled, 50), strict=True):
+            assert facts(one) == facts(other)
+            assert one.tests.equals(other.tests)
+        assert overall(boards(records, 50)) == overall(boards(shuffled, 50))
+
+    def test_draws_are_averaged_before_cases(self):
+        drawn = [record("a", 0, v, draw=d) for d, v in enumerate([0.2, 0.4])] + [record("a", 1, 0.9)]
+        drawn += [record("b", 0, 0.0, draw=d) for d in range(2)] + [record("b", 1, 0.0)]
+        assert board_of(drawn).standings[0].mean == pytest.approx((0.3 + 0.9) / 2)
+
+    def test_structures_count_alike_however_many_cases_they_have(self):
+        records = [record("a", n, 1.0) for n in range(9)] + [record("a", 0, 0.0, structure="tumour")]
+        assert board_of(records).standings[0].mean == pytest.approx(0.5)
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 23), st.sampled_from(["dice", "hd95"]))
+    def test_nobody_gains_by_leaving_a_case_out(self, left_out, metric):
+        records = made_up(metric=metric, higher_is_better=metric == "dice")
+        name = records[left_out].entrant
+        before = next(s for s in board_of(records).standings if s.entrant == name)
+        after = next(s for s in board_of(records[:left_out] + records[left_out + 1 :]).standings if s.entrant == name)
+        assert after.rank >= before.rank
+        assert (after.mean < before.mean) if metric == "dice" else after.mean == math.inf
+        assert (before.missing, after.missing) == (0, 1)
+
+    def test_missing_draw_is_charged(self):
+        records = [record(e, c, 0.6, draw=d) for e in "ab" for c in range(4) for d in range(2)]
+        last = board_of(records[:-1]).standings[-1]
+        assert (last.entrant, last.missing, last.mean) == ("b", 1, pytest.approx(0.6 - 0.3 / 4))
+
+    def test_entrant_without_examples_stands_on_every_board_and_lacks_no_draw(self):
+        records = [record("a", c, 0.6, shot=s, draw=d) for c in range(4) for s in (1, 4) for d in range(2)]
+        records += [record("unet", c, 0.7, shot=0, context_hash="") for c in range(4)]
+        for found in boards(records, 20):
+            assert [(s.entrant, s.missing) for s in found.standings] == [("unet", 0), ("a", 0)]
+
+    def test_ties_share_a_rank_and_rounding_makes_none(self):
+        records = [record(e, c, v) for e, v in (("a", 0.7), ("b", 0.7), ("c", 0.7 - 1e-9)) for c in range(4)]
+        assert [(s.entrant, s.rank) for s in board_of(records).standings] == [("a", 1), ("b", 1), ("c", 3)]
+
+    def test_clear_differences_are_found_and_the_leader_is_first_in_all_samples(self):
+        found = board_of(made_up(cases=40))
+        assert [s.entrant for s in found.standings] == ["e0", "e1", "e2"]
+        assert all(s.p < 0.01 and s.low < s.mean < s.high for s in found.standings[1:])
+        assert (found.standings[0].first, found.standings[2].first, found.tau) == (1.0, 0.0, pytest.approx(1.0))
+
+    def test_more_cases_of_the_same_patients_do_not_narrow_the_interval(self):
+        def width(copies):
+            rows = [
+                record("a", n, v, patient=f"p{n % 6}") for n, v in enumerate([0.1, 0.3, 0.5, 0.7, 0.2, 0.9] * copies)
+            ]
+            return board_of(rows).standings[0].high - board_of(rows).standings[0].low
+
+        assert width(1) == pytest.approx(width(5))
+
+    def test_contamination_and_failures_are_counted(self):
+        records = [record("a", c, 0.5, trained_on=("Liver", "ct")) for c in range(3)]
+        records += [record("b", c, 0.0 if c else 0.5, failure="missed" if c else "") for c in range(3)]
+        found = {s.entrant: (s.contaminated, s.failures) for s in board_of(records).standings}
+        assert found == {"a": (True, 0), "b": (False, 2)}
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({}, "recorded twice"),
+            ({"value": 0.4}, "recorded twice"),
+            ({"draw": 1, "entrant_hash": "else"}, "entrant_hash"),
+            ({"draw": 1, "case_hash": "else"}, "case_hash"),
+            ({"draw": 1, "higher_is_better": False}, "higher_is_better"),
+        ],
+    )
+    def test_contradicting_records_are_refused(self, change, said):
+        with pytest.raises(ValueError, match=said):
+            to_frame([record(), replace(record(), **change)])
+
+    def test_protocols_and_unseen_groups_are_never_mixed(self):
+        records = [record("a"), record("b", protocol="2"), record("a", 1, unseen=("centre",))]
+        assert [len(found.standings) for found in boards(records, 10)] == [1, 1, 1]
+
+
+class TestOverall:
+    def test_mean_of_ranks_and_scores(self):
+        records = made_up(cases=20) + made_up(cases=20, seed=3, dataset="spleen")
+        records += [
+            record(f"e{n}", c, 20.0 + 4 * n, task="denoising", metric="psnr", unit="dB")
+            for n in range(3)
+            for c in range(4)
+        ]
+        (found,) = overall(boards(records, 50))
+        assert (found.boards, found.tasks) == (3, 2)
+        assert {p.entrant: p.mean_rank for p in found.places} == {"e0": 2, "e1": 2, "e2": 2}
+        assert {p.rank for p in found.places} == {1}
+        best = next(p for p in found.places if p.entrant == "e2")
+        dice = np.mean([b.standings[2].mean for b in boards(records, 50) if b.metric == "dice"])
+        assert best.score == pytest.approx((dice + 28 / 40) / 2)
+
+    def test_staying_away_from_a_board_costs_the_last_place(self):
+        records = made_up(cases=6) + made_up(2, cases=6, dataset="spleen")
+        (found,) = overall(boards(records, 20))
+        assert found.places[-1].entrant == "e2"
+        assert (found.places[-1].mean_rank, found.places[-1].boards) == (3, 1)
