@@ -23,7 +23,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def soak(folder: Path, minutes: float, steps: int, seed: int) -> tuple[list[Even
     """
     rng = random.Random(seed)
     write_scans(folder / "scans")
-    (folder / "soak.yaml").write_text(yaml.safe_dump(configuration(steps)))
+    OmegaConf.save(OmegaConf.create(configuration(steps)), folder / "soak.yaml")
     begun = time.monotonic()
     if start(folder, "clean").wait() != 0:
         raise RuntimeError(f"the clean run failed: {(folder / 'clean.log').read_text()[-2000:]}")
