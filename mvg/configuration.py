@@ -95,6 +95,18 @@ def find_class(class_path: str, trusted: Sequence[str] = TRUSTED) -> Any:
     Raises:
         ValueError: If the package is not trusted or the class does not exist.
     """
+    found = find_object(class_path, trusted)
+    if not isinstance(found, Configurable):
+        raise ValueError(f"class {class_path!r} is no network, task, source or part of one")
+    return found
+
+
+def find_object(class_path: str, trusted: Sequence[str] = TRUSTED) -> Any:
+    """Imports any class by its path, only from trusted packages and those that `allow` adds.
+
+    Raises:
+        ValueError: If the package is not trusted or the class does not exist.
+    """
     module, _, name = class_path.rpartition(".")
     trusted = (*trusted, *_allowed.get())
     if not any(module == package or module.startswith(package + ".") for package in trusted):
@@ -106,6 +118,4 @@ def find_class(class_path: str, trusted: Sequence[str] = TRUSTED) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"class {class_path!r} does not exist: {error}") from error
-    if not isinstance(found, Configurable):
-        raise ValueError(f"class {class_path!r} is no network, task, source or part of one")
     return found
