@@ -26,9 +26,10 @@ def small(size=(16, 16), conv=False, depth=3, **changes):
     return arguments | {"stem": stem, "decoder": TwoConvHead(channels=8, number=2)} | changes
 
 
-def u(size=(16, 16), skips="codes", matching=(), **changes):
+def u(size=(16, 16), skips="codes", matching=(), supervision=0.0, **changes):
     """Arguments of a tiny network with a U-shaped decoder."""
-    return small(size, conv=True, decoder=UNetDecoder(skips=skips, codes=4, matching=matching), **changes)
+    decoder = UNetDecoder(skips=skips, codes=4, matching=matching, supervision=supervision)
+    return small(size, conv=True, decoder=decoder, **changes)
 
 
 def released(**changes):
@@ -53,6 +54,9 @@ PRESETS = {
     "full codes": u(attention="full", matching=[2], out_channels=3),
     "relative codes": u(attention="full", position="relative"),
     "released 3D": small((8, 8, 8), attention="full", position="relative", absolute=2, merge=1),
+    "sketch": u(supervision=0.5, out_channels=2),
+    "full sketch": u(supervision=0.5, attention="full"),
+    "sketch 3D": u((8, 8, 8), supervision=0.5),
     "codes 3D": u((8, 8, 8), matching=[2]),
     "prototype 3D": u((8, 8, 8), skips="prototype", attention="full"),
 }
@@ -195,12 +199,26 @@ class TestForward:
     def test_copy_gate_paints_the_query_image_in_its_own_units(self, mean):
         network = make("codes", mean=[mean], std=[0.5])
         torch.nn.init.zeros_(network.decoder.paint.weight)
-        network.decoder.paint.bias.data = torch.tensor([0.0, 1.0])
         episode = draw(network)
+        network.decoder.paint.bias.data = torch.tensor([0.0, 9.0])
         close(paint(network, episode), episode.image, 1e-6)
+        network.decoder.paint.bias.data = torch.tensor([0.25, -9.0])
+        close(paint(network, episode), torch.full_like(episode.image, mean + 0.125), 1e-6)
 
 
 class TestLoss:
+    def test_supervision_adds_the_cost_of_what_the_tokens_paint(self):
+        network, losses = make("sketch").train(), []
+        episode = draw(network)
+        for weight in (0.0, 1.0, 2.0):
+            network.decoder.supervision = weight
+            losses.append(network.loss(episode)["loss"].item())
+        assert losses[1] > losses[0]
+        assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
+        torch.nn.init.zeros_(network.decoder.paint.weight)
+        network.loss(episode)["loss"].backward()
+        assert all(block.attn.qkv.weight.grad.any() for block in network.blocks)
+
     @pytest.mark.parametrize("mim", [True, False])
     def test_every_parameter_gets_a_gradient(self, network, mim):
         network.loss(draw(network, mim=mim))["loss"].backward()

@@ -105,8 +105,8 @@ class TestSegGPT:
         episode = draw(network, batch=1, context=3)
         tiles = network.embed(episode.context_images, episode.context_targets, torch.zeros(1, 3, 4, 4).bool())
         with torch.inference_mode():
-            assert network._full(tiles, 0).shape == (1, 3, 3, 16, 16)
-            close(network._full(tiles, 2)[:, 0], network._full(tiles, 0)[:, -1], 1e-5)
+            assert network._full(tiles, 0)[0].shape == (1, 3, 3, 16, 16)
+            close(network._full(tiles, 2)[0][:, 0], network._full(tiles, 0)[0][:, -1], 1e-5)
 
     def test_recomputing_blocks_gives_equal_gradients(self):
         networks = [make("seggpt", checkpointing=flag, drop_path=0.0).train() for flag in (False, True)]

@@ -17,6 +17,7 @@ from mvg.episode import Episode, Pair
 from mvg.models.attention import KeyValue
 from mvg.models.base import InContextModel
 from mvg.models.block import Block
+from mvg.models.checks import check_numbers, check_statistics
 from mvg.models.decoder import Decoder, TwoConvHead
 from mvg.models.position import RotaryPosition, resize_position
 from mvg.models.stem import PatchStem, Pyramid, Stem, map_places
@@ -226,8 +227,8 @@ class CanvasViT(InContextModel):
 
     # ------------------------------------------------------------------ full attention
 
-    def _full(self, tiles: Tiles, first: int) -> Tensor:
-        """Runs all tiles through the blocks together and paints those from `first` on, `(B, K, C_out, *S)`."""
+    def _full(self, tiles: Tiles, first: int) -> list[Tensor]:
+        """Runs all tiles through the blocks together and paints those from `first` on; see `_paint`."""
         batch, number = tiles.image.shape[:2]
         painted = slice(max(0, first - self.joined), None)
         canvas = (number * self.grid[0], *self.grid[1:])
@@ -248,20 +249,23 @@ class CanvasViT(InContextModel):
             if index == self.merge - 1:
                 tokens = merged
         visible = [tuple(range(number))] * len(range(number)[painted])
-        return self._paint(taps, tiles.pick(painted), tiles.pool, visible)[:, first - painted.start :]
+        paints = self._paint(taps, tiles.pick(painted), tiles.pool, visible)
+        return [paint[:, first - painted.start :] for paint in paints]
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         if self.checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
-    def _paint(self, taps: list[Tensor], tiles: Tiles, pool: Pool | None, visible: list[tuple[int, ...]]) -> Tensor:
-        """Decodes K tiles, `(B, K, C_out, *S)`, back in [0, 1] units."""
+    def _paint(
+        self, taps: list[Tensor], tiles: Tiles, pool: Pool | None, visible: list[tuple[int, ...]]
+    ) -> list[Tensor]:
+        """Decodes K tiles, `(B, K, C_out, *S)`, back in [0, 1] units; in training, coarser paints may follow."""
         flat = [tokens.flatten(0, 1) for tokens in taps]
         maps = [x.flatten(0, 1) for x in tiles.maps]
-        painted: Tensor = self.decoder(flat, self.grid, tiles.pixels.flatten(0, 1), maps, pool, visible)
-        painted = (painted.float() * self.std + self.mean).unflatten(0, tiles.pixels.shape[:2])
-        return painted
+        paints = self.decoder(flat, self.grid, tiles.pixels.flatten(0, 1), maps, pool, visible)
+        batch = tiles.pixels.shape[:2]
+        return [(paint.float() * self.std + self.mean).unflatten(0, batch) for paint in paints]
 
     # ------------------------------------------------------------------ ordered attention
 
@@ -306,10 +310,10 @@ class CanvasViT(InContextModel):
         query = self.embed(image[:, None], target, hidden)
         number = memory.tiles.image.shape[1]
         if not self.ordered:
-            return self._full(memory.tiles.join(query), number)[:, 0]
+            return self._full(memory.tiles.join(query), number)[0][:, 0]
         visible = [tuple(range(number))]
         taps = self._ask(query, memory.keys_values, visible)
-        return self._paint(taps, query, memory.tiles.pool, visible)[:, 0]
+        return self._paint(taps, query, memory.tiles.pool, visible)[0][:, 0]
 
     def _append(self, memory: CanvasMemory, images: Tensor, targets: Tensor) -> CanvasMemory:
         """Reads one more pair for each query after a memory, which is left as it is."""
@@ -336,15 +340,19 @@ class CanvasViT(InContextModel):
         ).to(images.device)
         first = (0 if self.zero_shot else 1) if self.ordered else (0 if bool(episode.mim.any()) else number - 1)
         if self.ordered:
-            painted = self._train_ordered(images, targets, masks, first)
+            paints = self._train_ordered(images, targets, masks, first)
         else:
-            painted = self._full(self.embed(images, targets, masks), first)
+            paints = self._full(self.embed(images, targets, masks), first)
         counts = weights[:, first:] * enlarge(masks[:, first:].flatten(0, 1), images.shape[3:]).unflatten(
             0, (len(images), -1)
         )
-        return self._cost(painted, targets[:, first:], counts, episode, first)
+        costs = self._cost(paints[0], targets[:, first:], counts, episode, first)
+        for coarse in paints[1:]:
+            extra = self._cost(coarse, targets[:, first:], counts, episode, first)["loss"]
+            costs["loss"] = costs["loss"] + self.decoder.supervision * extra
+        return costs
 
-    def _train_ordered(self, images: Tensor, targets: Tensor, masks: Tensor, first: int) -> Tensor:
+    def _train_ordered(self, images: Tensor, targets: Tensor, masks: Tensor, first: int) -> list[Tensor]:
         number = images.shape[1]
         context = self.embed(images[:, :-1], targets[:, :-1], torch.zeros_like(masks[:, :-1]))
         query = self._embed_queries(images, targets, masks, first, context)
@@ -377,24 +385,3 @@ class CanvasViT(InContextModel):
             weight[:, 0] = weight[:, 0] * self.zero_shot
         episodes = (each * weight).sum(1) / weight.sum(1).clamp(min=1e-6)
         return {"loss": episodes.mean(), "episodes": episodes.detach()}
-
-
-def check_numbers(mask_ratio: float, drop_path: float, **counts: int) -> None:
-    """Raises ValueError unless the shares are shares and each count is at least 1."""
-    if not 0 < mask_ratio <= 1:
-        raise ValueError(f"`mask_ratio` must be in (0, 1], got {mask_ratio}; for no masked episodes set `mim: 0`")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"`drop_path` must be in [0, 1), got {drop_path}")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {count}")
-
-
-def check_statistics(in_channels: int, out_channels: int, **statistics: Sequence[float]) -> None:
-    """Raises ValueError unless each statistic has one value, or one for each channel of images and of targets alike."""
-    for name, values in statistics.items():
-        if len(values) != 1 and not len(values) == in_channels == out_channels:
-            raise ValueError(
-                f"`{name}` needs one value, or one a channel of both images ({in_channels}) and targets "
-                f"({out_channels}), got {len(values)}"
-            )

@@ -15,6 +15,9 @@ from mvg.configuration import Configurable
 from mvg.models.stem import ConvBlock, ConvStem, FineBlock, Stem, conv
 from mvg.models.transfer import CodeTransfer, Matching, Pool, PrototypeTransfer
 
+_SLOPE = 4.0
+"""Slope of the gate that copies the query: its logit is 4 before training."""
+
 
 class Decoder(metaclass=Configurable):
     """The plan of a decoder.
@@ -37,7 +40,13 @@ class Decoder(metaclass=Configurable):
 
 
 class DecoderModule(nn.Module):
-    """Paints tiles."""
+    """Paints tiles.
+
+    Attributes:
+        supervision: Weight in the loss of the coarser paints that it returns in training.
+    """
+
+    supervision: float = 0.0
 
     @abstractmethod
     def forward(
@@ -48,7 +57,7 @@ class DecoderModule(nn.Module):
         maps: Sequence[Tensor],
         pool: Pool | None,
         visible: Sequence[Sequence[int]],
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         """Paints `M = B * K` tiles, K of each episode.
 
         Args:
@@ -60,7 +69,7 @@ class DecoderModule(nn.Module):
             visible: For each of the K tiles, the numbers of the pool's tiles that it may look at.
 
         Returns:
-            `(M, C_out, *S)`.
+            The paint `(M, C_out, *S)`; in training, coarser paints of the same size may follow (deep supervision).
         """
 
 
@@ -118,24 +127,38 @@ class _Head(DecoderModule):
         maps: Sequence[Tensor],
         pool: Pool | None,
         visible: Sequence[Sequence[int]],
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         pixels = self.expand(torch.cat([self.norm(tokens) for tokens in taps], -1))
         if not self.joined:
-            painted: Tensor = self.refine(self.unfold(pixels, grid))
-            return painted
+            return (self.refine(self.unfold(pixels, grid)),)
         tiles = len(visible)
         stacked = pixels.unflatten(0, (-1, tiles)).flatten(1, 2)
         canvas = self.refine(self.unfold(stacked, (tiles * grid[0], *grid[1:])))
-        return split(canvas, tiles).flatten(0, 1)
+        return (split(canvas, tiles).flatten(0, 1),)
 
     def unfold(self, pixels: Tensor, grid: Sequence[int]) -> Tensor:
         """Lays the pixels of each token out: `(M, N, p^dims * C)` to `(M, C, *S)`."""
-        patch = (self.stride,) * self.dims
-        cells = pixels.view(len(pixels), *grid, *patch, self.channels)
-        cell_axes, pixel_axes = range(1, self.dims + 1), range(self.dims + 1, 2 * self.dims + 1)
-        order = [axis for pair in zip(cell_axes, pixel_axes, strict=True) for axis in pair]
-        cells = cells.permute(0, 2 * self.dims + 1, *order)
-        return cells.reshape(len(pixels), self.channels, *(g * self.stride for g in grid))
+        return unfold(pixels, grid, self.stride, self.channels)
+
+
+def unfold(pixels: Tensor, grid: Sequence[int], patch: int, channels: int) -> Tensor:
+    """Lays out the pixels that each token holds.
+
+    Args:
+        pixels: `(M, N, patch ** dims * channels)`.
+        grid: Token grid, N tokens on `dims` axes.
+        patch: Pixels of a token along each axis.
+        channels: Channels of a pixel.
+
+    Returns:
+        `(M, channels, *(grid * patch))`.
+    """
+    dims = len(grid)
+    cells = pixels.view(len(pixels), *grid, *(patch,) * dims, channels)
+    cell_axes, pixel_axes = range(1, dims + 1), range(dims + 1, 2 * dims + 1)
+    order = [axis for pair in zip(cell_axes, pixel_axes, strict=True) for axis in pair]
+    cells = cells.permute(0, 2 * dims + 1, *order)
+    return cells.reshape(len(pixels), channels, *(g * patch for g in grid))
 
 
 class UNetDecoder(Decoder):
@@ -156,7 +179,11 @@ class UNetDecoder(Decoder):
         skips: How the context reaches the skips.
         codes: Number of codes a level.
         matching: Strides at which query pixels attend to context pixels (cost quadratic in their number).
-        copy: Adds the query image, gated pixel by pixel, to the paint; an untrained network paints the query itself.
+        copy: Adds the query image, times a factor in (0, 1) for each pixel, to the paint; an untrained network paints
+            about the query itself.
+        supervision: Weight of deep supervision: the tokens alone paint a sketch at twice their resolution, which the
+            lowest level refines and whose loss is added in training. Without it the tokens of a network that trains
+            for minutes are hardly used: the maps of the stem learn faster. 0 for no sketch.
     """
 
     def __init__(
@@ -166,11 +193,15 @@ class UNetDecoder(Decoder):
         codes: int = 32,
         matching: Sequence[int] = (),
         copy: bool = True,
+        supervision: float = 0.0,
     ) -> None:
+        if supervision < 0:
+            raise ValueError(f"`supervision` must not be negative, got {supervision}")
         if skips not in ("plain", "prototype", "codes"):
             raise ValueError(f"`skips` must be plain, prototype or codes, got {skips!r}")
         self.widths = None if widths is None else tuple(widths)
         self.skips, self.codes, self.matching, self.copy = skips, codes, tuple(matching), copy
+        self.supervision = supervision
         self.needs_pool = skips != "plain" or bool(self.matching)
 
     def taps(self, depth: int) -> tuple[int, ...]:
@@ -193,7 +224,8 @@ class _UShape(DecoderModule):
         widths = plan.widths or stem.widths
         if len(widths) != len(stem.widths):
             raise ValueError(f"the decoder needs one width a level of the stem ({len(stem.widths)}), got {len(widths)}")
-        self.copy = plan.copy
+        self.copy, self.supervision, self.out_channels = plan.copy, plan.supervision, out_channels
+        self.sketch = nn.Linear(width, out_channels * 2**dims) if plan.supervision else None
         self.transfers = nn.ModuleList()
         self.matches = nn.ModuleList()
         self.blocks = nn.ModuleList()
@@ -207,6 +239,8 @@ class _UShape(DecoderModule):
             match = Matching(dims, skip, label) if 2**level in plan.matching else None
             below = widths[level + 1] if level + 1 < len(widths) else width
             extra = (transfer.outputs if transfer is not None else 0) + (match.outputs if match is not None else 0)
+            if level == len(stem.widths) - 1 and self.sketch is not None:
+                extra += out_channels
             self.transfers.append(transfer if transfer is not None else nn.Identity())
             self.matches.append(match if match is not None else nn.Identity())
             self.blocks.append(_Up(dims, below, skip + extra, widths[level], fine=level == 0))
@@ -224,20 +258,27 @@ class _UShape(DecoderModule):
         maps: Sequence[Tensor],
         pool: Pool | None,
         visible: Sequence[Sequence[int]],
-    ) -> Tensor:
-        x = to_map(self.norm(taps[-1]), grid)
+    ) -> tuple[Tensor, ...]:
+        tokens = self.norm(taps[-1])
+        x, sketch = to_map(tokens, grid), None
+        if self.sketch is not None:
+            sketch = unfold(self.sketch(tokens), grid, 2, self.out_channels)
         for level in reversed(range(len(self.blocks))):
             skips = [maps[level]]
+            if sketch is not None and level == len(self.blocks) - 1:
+                skips.append(sketch)
             if pool is not None:
                 for part in (self.transfers[level], self.matches[level]):
                     if not isinstance(part, nn.Identity):
                         skips.append(part(maps[level], pool.images[level], pool.labels[level], pool, visible))
             x = self.blocks[level](x, torch.cat(skips, 1))
         painted: Tensor = self.paint(x)
-        if not self.copy:
-            return painted
-        value, gate = painted.chunk(2, 1)
-        return value + gate * image.mean(1, keepdim=True)
+        if self.copy:
+            value, gate = painted.chunk(2, 1)
+            painted = value + torch.sigmoid(_SLOPE * gate) * image.mean(1, keepdim=True)
+        if sketch is None or not self.training:
+            return (painted,)
+        return painted, F.interpolate(sketch, size=image.shape[2:], mode=_smooth(sketch), align_corners=False)
 
 
 class _Up(nn.Module):
@@ -249,7 +290,10 @@ class _Up(nn.Module):
         self.block = (FineBlock if fine else ConvBlock)(dims, outputs + skips, outputs)
 
     def forward(self, x: Tensor, skips: Tensor) -> Tensor:
-        mode = "bilinear" if x.ndim == 4 else "trilinear"
-        x = F.interpolate(self.reduce(x), size=skips.shape[2:], mode=mode, align_corners=False)
+        x = F.interpolate(self.reduce(x), size=skips.shape[2:], mode=_smooth(x), align_corners=False)
         refined: Tensor = self.block(torch.cat([x, skips], 1))
         return refined
+
+
+def _smooth(maps: Tensor) -> str:
+    return "bilinear" if maps.ndim == 4 else "trilinear"

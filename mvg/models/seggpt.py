@@ -115,7 +115,7 @@ class SegGPT(CanvasViT):
             place = place.expand(1, 2, 1, 1)
         return torch.cat([place[:, :1].expand(-1, number - 1, -1, -1), place[:, 1:]], 1) + self.types[self.kind]
 
-    def _full(self, tiles: Tiles, first: int) -> Tensor:
+    def _full(self, tiles: Tiles, first: int) -> list[Tensor]:
         """Runs the canvases of all examples and paints the tiles from `first` on, `(B, K, C_out, *S)`."""
         batch, number = tiles.image.shape[:2]
         place, taps = self._place(number, 1), []
@@ -131,9 +131,9 @@ class SegGPT(CanvasViT):
                 laid = _beside(context, query, shown)
                 taps.append(laid.unflatten(0, (2, -1)).mean(0) if index < self.merge - 1 else laid)
         pixels = _beside(tiles.pixels[:, :-1], tiles.pixels[:, -1], shown)
-        painted = self._paint(taps, Tiles(taps[-1], taps[-1], pixels, (), None), None, [(0, 1)] * 2)
+        painted = self._paint(taps, Tiles(taps[-1], taps[-1], pixels, (), None), None, [(0, 1)] * 2)[0]
         pairs = painted.unflatten(0, (batch, len(shown)))
-        return pairs[:, :1, 1] if first == number - 1 else torch.cat([pairs[:, :, 0], pairs[:, :1, 1]], 1)
+        return [pairs[:, :1, 1] if first == number - 1 else torch.cat([pairs[:, :, 0], pairs[:, :1, 1]], 1)]
 
     def _ensemble(self, block: nn.Module, context: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
         """Runs a block over examples `(M, L, N, width)` and the query `(M, N, width)` that they share."""
