@@ -80,14 +80,13 @@ def normalise(board: Board) -> Floats:
         `(draws, entrants)`.
     """
     values = board.samples
-    if board.unit == "dB":
-        return np.clip(values / DECIBELS, 0, 1)
-    if board.metric.split("_")[0] in WORST:
-        return np.clip(values, 0, 1)
+    if board.unit == "dB" or board.metric.split("_")[0] in WORST:
+        plain: Floats = np.clip(values / (DECIBELS if board.unit == "dB" else 1), 0, 1)
+        return plain
     means = values[0][np.isfinite(values[0])]
     if not len(means) or means.max() == means.min():
         return np.where(np.isfinite(values), 1.0, 0.0)
-    share = np.clip((values - means.min()) / (means.max() - means.min()), 0, 1)
+    share: Floats = np.clip((values - means.min()) / (means.max() - means.min()), 0, 1)
     return share if board.higher else 1 - share
 
 

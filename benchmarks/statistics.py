@@ -124,4 +124,5 @@ def kendall(samples: Floats, reference: Floats) -> Floats:
     theirs = np.sign(reference[first] - reference[second])
     ours = np.sign(samples[:, first] - samples[:, second])
     size = np.sqrt((theirs**2).sum() * (ours**2).sum(1))
-    return np.divide(ours @ theirs, size, out=np.full(len(samples), math.nan), where=size > 0)
+    tau: Floats = np.divide(ours @ theirs, size, out=np.full(len(samples), math.nan), where=size > 0)
+    return tau

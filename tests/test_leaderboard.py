@@ -1,14 +1,21 @@
+import gzip
+import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import stats
 
+from benchmarks.commands import benchmark
+from benchmarks.leaderboard.command import read_results
 from benchmarks.overall import overall
-from benchmarks.records import Record
+from benchmarks.records import Record, to_csv, write
 from benchmarks.standings import boards, to_frame
 from benchmarks.statistics import clustered_means, holm, kendall, resample, shared_ranks, sign_flip_test
 
@@ -207,3 +214,83 @@ class TestOverall:
         (found,) = overall(boards(records, 20))
         assert found.places[-1].entrant == "e2"
         assert (found.places[-1].mean_rank, found.places[-1].boards) == (3, 1)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    records = [r for shot in (1, 4) for r in made_up(shot=shot, trained_on=("liver",))]
+    records += [record("<b>bad</b>", c, 0.3, shot=0, context_hash="") for c in range(7)]
+    write(folder / "records.csv", records)
+    (folder / "pictures").mkdir()
+    Image.new("L", (8, 8)).save(folder / "pictures" / "a.png")
+    entry = {"file": "a.png", "dataset": "liver", "task": "segmentation", "entrant": "e0", "case": "c1"}
+    (folder / "pictures" / "index.json").write_text(json.dumps([{**entry, "place": "best"}]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(results):
+    benchmark(["leaderboard", str(results), "--output", str(results / "board"), "--samples", "100"])
+    return results / "board"
+
+
+class TestPage:
+    def test_page_needs_no_network_and_escapes_names(self, board):
+        page = (board / "leaderboard.html").read_text("utf-8")
+        assert not re.search(r"https?:|//[a-z]|@import|<link|url\(|src=.(?!data:image/png;base64,)", page)
+        assert "&lt;b&gt;bad&lt;/b&gt;" in page
+        assert "<b>bad" not in page
+        assert page.count("data:image/png") == 1
+
+    def test_page_is_well_formed(self, board):
+        page = (board / "leaderboard.html").read_text("utf-8")
+        ids = re.findall(r' id="([^"]+)"', page)
+        assert len(ids) == len(set(ids)) >= 6
+        for name in ("section", "table", "tr", "td", "th", "svg", "figure", "details", "div", "ul", "span"):
+            assert len(re.findall(rf"<{name}[ >]", page)) == page.count(f"</{name}>"), name
+
+    def test_tables_agree_with_the_page(self, board):
+        table = pd.read_csv(board / "boards.csv")
+        assert [*table[table["shot"] == 4]["entrant"]] == ["e0", "e1", "e2", "<b>bad</b>"]
+        assert [*table["missing"]] == [0, 0, 0, 1] * 2
+        page = (board / "leaderboard.html").read_text("utf-8")
+        assert all(f'data-v="{mean!r}"' in page for mean in table["mean"].map(float))
+        assert "incomplete" in page
+        assert "trained on this set" in page
+
+    def test_markdown_says_the_same(self, board):
+        text = (board / "leaderboard.md").read_text("utf-8")
+        assert "sha256:" in text
+        assert re.search(r"\| 1 \(1-1\) \| e0 \|", text)
+
+    def test_same_records_in_other_files_give_the_same_bytes(self, results, board, tmp_path):
+        records = read_results([results / "records.csv"])
+        (tmp_path / "records-1.csv.gz").write_bytes(gzip.compress(to_csv(records[::2][::-1]).encode()))
+        write(tmp_path / "records-2.csv", records[1::2])
+        benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board"), "--samples", "100"])
+        for name in ("boards.csv", "overall.csv", "tests.csv", "structures.csv", "leaderboard.md"):
+            assert (tmp_path / "board" / name).read_bytes() == (board / name).read_bytes()
+
+    def test_results_given_twice_are_refused(self, results, tmp_path):
+        write(tmp_path / "records.csv", read_results([results / "records.csv"])[:1])
+        with pytest.raises(ValueError, match="recorded twice"):
+            benchmark(["leaderboard", str(results), str(tmp_path), "--output", str(tmp_path / "board")])
+        assert not (tmp_path / "board").exists()
+
+    @pytest.mark.parametrize(
+        ("entry", "said"),
+        [({"file": "a.png"}, "lacks"), ({"file": "../records.csv"}, "no file"), ({"file": "b.png"}, "PNG")],
+    )
+    def test_wrong_pictures_are_refused(self, tmp_path, entry, said):
+        write(tmp_path / "records.csv", [record()])
+        (tmp_path / "pictures").mkdir()
+        (tmp_path / "pictures" / "b.png").write_text("no picture")
+        facts = {} if said == "lacks" else {n: "x" for n in ("dataset", "task", "entrant", "case", "place")}
+        (tmp_path / "pictures" / "index.json").write_text(json.dumps([{**facts, **entry}]))
+        with pytest.raises(ValueError, match=said):
+            benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board")])
+
+    def test_folder_without_records_is_named(self, tmp_path):
+        with pytest.raises(ValueError, match="there are no records"):
+            benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board")])

@@ -1,0 +1,260 @@
+"""`mvg benchmark leaderboard`: records become tables with intervals, ranks and tests: CSV, Markdown, one HTML page.
+
+    mvg benchmark leaderboard results --output board
+
+Nothing but records is read: means, ranks and intervals are computed anew each time, in any order of the files. A folder
+of results may hold pictures of cases (`read_pictures` says in which form); they are put into the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+import mvg
+from benchmarks.leaderboard.cards import Content, Picture
+from benchmarks.leaderboard.elements import title
+from benchmarks.leaderboard.page import page
+from benchmarks.overall import Overall, overall
+from benchmarks.records import Record, digest, from_csv, unique
+from benchmarks.standings import Board, boards
+from benchmarks.summary import cell
+
+log = logging.getLogger(__name__)
+
+PICTURES = "pictures"
+INDEX = "index.json"
+LARGEST = 2 * 2**20
+"""Bytes of a picture at most; the page holds all of them."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def leaderboard(args: Sequence[str]) -> None:
+    """Ranks all entrants of a folder of results, with intervals, tests and a page to look at."""
+    parser = argparse.ArgumentParser("mvg benchmark leaderboard", description=leaderboard.__doc__, exit_on_error=False)
+    parser.add_argument(
+        "results", metavar="RESULTS", nargs="+", type=Path, help="Folders, or files of records (.csv, .csv.gz)."
+    )
+    parser.add_argument("--output", required=True, type=Path, help="Folder of the tables and the page.")
+    parser.add_argument("--title", default="In-context medical imaging leaderboard", help="Heading of the page.")
+    parser.add_argument("--samples", type=int, default=2000, help="Bootstrap samples.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of bootstrap and tests.")
+    options = parser.parse_args(args)
+    build(options.results, options.output, options.title, options.samples, options.seed)
+
+
+def build(
+    results: Sequence[Path],
+    output: Path,
+    title: str = "In-context medical imaging leaderboard",
+    samples: int = 2000,
+    seed: int = 0,
+) -> Content:
+    """Computes everything and writes `leaderboard.html`, `leaderboard.md` and four CSV tables.
+
+    Args:
+        results: Folders, or files of records.
+        output: Where to write; tables of an earlier time are replaced.
+        title: Heading.
+        samples: Bootstrap samples.
+        seed: Seed of bootstrap and tests.
+
+    Raises:
+        ValueError: If there are no records, they contradict each other, or a picture is none.
+    """
+    if samples < 100:
+        raise ValueError(f"`samples` must be at least 100 for 95 % intervals, got {samples}")
+    records = read_results(results)
+    made = boards(records, samples, seed)
+    pictures = [picture for folder in results for picture in read_pictures(folder)]
+    content = Content(title, made, overall(made), pictures, counts(records), provenance(records, samples, seed))
+    texts = {"leaderboard.html": page(content), "leaderboard.md": markdown(content)}
+    texts |= {name: table.to_csv(index=False) for name, table in tables(made, content.overall).items()}
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        work = output / f".{name}.part"
+        work.write_text(text, "utf-8")
+        os.replace(work, output / name)
+    log.info("%d records, %d boards: %s", len(records), len(made), output / "leaderboard.html")
+    return content
+
+
+def read_results(paths: Iterable[Path]) -> list[Record]:
+    """Reads records from files, and from all `records*.csv` and `records*.csv.gz` below folders.
+
+    Rows that a run wrote twice into one file count once.
+
+    Raises:
+        ValueError: If there is no such file, or a row is wrong or contradicts another.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        files = sorted(path.rglob("records*.csv*")) if path.is_dir() else [path]
+        files = [file for file in files if file.name.endswith((".csv", ".csv.gz")) and file.is_file()]
+        if not files:
+            raise ValueError(f"{path}: there are no records*.csv; `mvg benchmark run` writes them")
+        found |= {file.resolve(): None for file in files}
+    records: list[Record] = []
+    for file in found:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        records += unique(from_csv(content.decode("utf-8"), str(file)))
+    return records
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """Reads the pictures that a folder of results holds: PNG files, and `pictures/index.json`, a list of objects.
+
+    Each object describes one picture: `file` (a name in `pictures/`), `dataset`, `task`, `entrant`, `case`, and
+    `place`: "best", "median" or "worst". `suite`, `structure`, `shot` and `caption` (the metric, say) may be given. A
+    picture shows the examples with their targets, the query, the answer and the truth, from left to right
+    (`mvg.pictures.draw_episodes`).
+
+    Raises:
+        ValueError: If an entry is incomplete or its file is no PNG of at most 2 MiB inside the folder.
+    """
+    index = folder / PICTURES / INDEX
+    if not index.is_file():
+        return []
+    pictures = []
+    for entry in json.loads(index.read_text("utf-8")):
+        if missing := [name for name in ("file", "dataset", "task", "entrant", "case", "place") if name not in entry]:
+            raise ValueError(f"{index}: an entry lacks {', '.join(missing)}; add it or remove the entry")
+        file = index.parent / str(entry["file"])
+        if file.parent != index.parent or not file.is_file():
+            raise ValueError(
+                f"{index}: there is no file {entry['file']!r} in {index.parent}; draw it or remove the entry"
+            )
+        content = file.read_bytes()
+        if not content.startswith(_PNG) or len(content) > LARGEST:
+            raise ValueError(f"{file} must be a PNG of at most {LARGEST} bytes, got {len(content)}; draw it smaller")
+        facts = {str(name): str(value) for name, value in entry.items()}
+        pictures.append(Picture(facts, base64.b64encode(content).decode()))
+    return pictures
+
+
+def counts(records: Sequence[Record]) -> dict[str, int]:
+    """Counts what the heading of the page names."""
+    return {
+        "models": len({record.entrant for record in records}),
+        "data sets": len({record.dataset for record in records}),
+        "tasks": len({record.task for record in records}),
+        "patients": len({(record.dataset, record.patient) for record in records}),
+        "cases": len({(record.dataset, record.case) for record in records}),
+        "records": len(records),
+    }
+
+
+def provenance(records: Sequence[Record], samples: int, seed: int) -> dict[str, str]:
+    """Says what the tables were computed from, and how to compute them again."""
+    return {
+        "records": f"sha256:{digest(records)}",
+        "measured with": ", ".join(sorted({f"mvg {record.version}" for record in records})),
+        "computed with": f"mvg {mvg.__version__}",
+        "bootstrap": f"{samples} samples, seed {seed}",
+    }
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def tables(boards: Sequence[Board], orders: Sequence[Overall]) -> dict[str, pd.DataFrame]:
+    """Makes the CSV tables: overall places, boards, structures and paired tests."""
+    return {
+        "overall.csv": pd.DataFrame([{**_facts(order), **asdict(place)} for order in orders for place in order.places]),
+        "boards.csv": pd.DataFrame([{**_facts(b), **asdict(standing)} for b in boards for standing in b.standings]),
+        "structures.csv": pd.concat([board.parts.assign(**_facts(board)) for board in boards]),
+        "tests.csv": pd.concat([board.tests.assign(**_facts(board)) for board in boards]),
+    }
+
+
+def _facts(part: Board | Overall) -> dict[str, str | int | float | bool]:
+    names = (
+        "suite",
+        "protocol",
+        "task",
+        "dataset",
+        "unseen",
+        "metric",
+        "unit",
+        "higher",
+        "primary",
+        "shot",
+        "modality",
+    )
+    return {name: getattr(part, name) for name in names if hasattr(part, name)}
+
+
+def markdown(content: Content) -> str:
+    """Writes overall places and the primary boards as Markdown."""
+    parts = [f"# {content.title}"]
+    for order in content.overall:
+        head = ["rank", "model", "mean rank", "score", "first in", "complete", "missing", "failures", "trained on"]
+        rows = [
+            [
+                _rank(place.rank, place.rank_low, place.rank_high),
+                place.entrant,
+                f"{place.mean_rank:.2f}",
+                cell(place.score, place.score_low, place.score_high),
+                f"{place.first:.0%}",
+                f"{place.boards}/{order.boards}",
+                str(place.missing),
+                str(place.failures),
+                str(place.contaminated),
+            ]
+            for place in order.places
+        ]
+        parts += [
+            f"## Overall, {order.suite}, protocol {order.protocol}, shot {order.shot}",
+            _markdown_table(head, rows),
+        ]
+    for board in content.boards:
+        if board.primary:
+            unseen = f", unseen {board.unseen}" if board.unseen else ""
+            parts.append(f"## {board.dataset}: {board.task}{unseen}, shot {board.shot} ({board.suite})")
+            parts.append(_board_table(board))
+    notes = "; ".join(f"{name}: {text}" for name, text in content.provenance.items())
+    return "\n\n".join([*parts, "Intervals: 95 % bootstrap over patients.", notes]) + "\n"
+
+
+def _board_table(board: Board) -> str:
+    head = [
+        "rank",
+        "model",
+        f"{title(board.metric)} {board.unit}".strip(),
+        "p vs first",
+        "missing",
+        "failures",
+        "trained on it",
+    ]
+    rows = [
+        [
+            _rank(standing.rank, standing.rank_low, standing.rank_high),
+            standing.entrant,
+            cell(standing.mean, standing.low, standing.high) if math.isfinite(standing.mean) else "no limit",
+            "" if math.isnan(standing.p) else f"{standing.p:.3g}",
+            str(standing.missing),
+            str(standing.failures),
+            "yes" if standing.contaminated else "",
+        ]
+        for standing in board.standings
+    ]
+    return _markdown_table(head, rows)
+
+
+def _rank(rank: int, low: int, high: int) -> str:
+    return f"{rank} ({low}-{high})"
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
