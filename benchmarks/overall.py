@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.standings import DECIBELS, WORST, Board
+from benchmarks.standings import DECIBELS, Board, worst_value
 from benchmarks.statistics import Floats, interval, kendall, shared_ranks
 
 
@@ -80,9 +80,10 @@ def normalise(board: Board) -> Floats:
         `(draws, entrants)`.
     """
     values = board.samples
-    if board.unit == "dB" or board.metric.split("_")[0] in WORST:
-        plain: Floats = np.clip(values / (DECIBELS if board.unit == "dB" else 1), 0, 1)
-        return plain
+    scale = DECIBELS if board.unit == "dB" else 1.0
+    if board.unit == "dB" or math.isfinite(worst_value(board.metric, board.higher)):
+        plain: Floats = np.clip(values / scale, 0, 1)
+        return plain if board.higher else 1 - plain
     means = values[0][np.isfinite(values[0])]
     if not len(means) or means.max() == means.min():
         return np.where(np.isfinite(values), 1.0, 0.0)

@@ -19,6 +19,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from benchmarks.protocol import METRICS
 from benchmarks.records import Record
 from benchmarks.statistics import (
     Floats,
@@ -33,8 +34,6 @@ from benchmarks.statistics import (
 
 PRIMARY = ("dice", "ap50", "psnr_hole", "psnr_brain", "psnr")
 """Metrics that decide a task's rank, the first that was recorded; else the first in the alphabet."""
-WORST = {"dice": 0.0, "iou": 0.0, "nsd": 0.0, "ap50": 0.0, "sensitivity": 0.0, "psnr": 0.0, "ssim": -1.0}
-"""What a missing answer is charged; endings such as those of `psnr_hole` and `nsd_2mm` aside. Others: without limit."""
 DECIBELS = 40.0
 """Signal-to-noise ratio that counts as a score of 1."""
 
@@ -176,8 +175,9 @@ def primary_of(metrics: Sequence[str]) -> str:
 
 
 def worst_value(metric: str, higher: bool) -> float:
-    """What a missing answer is charged."""
-    return WORST.get(metric.split("_")[0], -math.inf if higher else math.inf)
+    """What a missing answer is charged: the worst value that the protocol knows, or infinitely much."""
+    known = METRICS[metric].worst if metric in METRICS else None
+    return (-math.inf if higher else math.inf) if known is None else known
 
 
 def boards(records: Sequence[Record], samples: int = 2000, seed: int = 0) -> list[Board]:
