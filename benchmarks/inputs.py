@@ -41,11 +41,18 @@ class Example:
         image: File of the image.
         target: File of the mask or of the clean image.
         truth: What an answer is compared with.
+        affine: `(4, 4)`, voxel indices to millimetres; None for pictures.
     """
 
     image: Path
     target: Path
     truth: Truth
+    affine: NDArray[np.float64] | None
+
+    def remove(self) -> None:
+        """Removes the files."""
+        for path in (self.image, self.target):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -121,15 +128,19 @@ class Inputs:
         shown_image = pair.image[0].clamp(0, 1).numpy()
         return self._write(name or case.case, grid, shown_image, clean, self._truth(grid, image=clean, hole=hole))
 
-    def shows(self, case: Case, label: int | None = None) -> bool:
-        """Tells whether a case can be shown: whether it holds the structure, or the images that are needed."""
+    def holds(self, case: Case) -> bool:
+        """Tells whether a case has the images and the label map that are needed, whatever they show."""
         asked = self.question.asked
         if isinstance(asked, Segmentation | Detection):
-            held = files_of(self.source)[case.case]
-            if asked.labels not in held or self.role not in held:
-                return False
-            return bool((self._labels(case.case, asked.labels, self.role) == (label or self.question.label)).any())
+            return {asked.labels, self.role} <= files_of(self.source)[case.case].keys()
         return asked.accepts(Index([self._item(case)]))
+
+    def shows(self, case: Case, label: int | None = None) -> bool:
+        """Tells whether a case can be an example: whether it holds what is needed, and the structure."""
+        asked = self.question.asked
+        if not self.holds(case) or not isinstance(asked, Segmentation | Detection):
+            return self.holds(case)
+        return bool((self._labels(case.case, asked.labels, self.role) == (label or self.question.label)).any())
 
     def _truth(
         self, grid: Grid, mask: Mask | None = None, image: NDArray[np.float32] | None = None, hole: Mask | None = None
@@ -172,16 +183,21 @@ class Inputs:
         asked, item = self.question.asked, self._item(case)
         spec: Spec = asked.draw(Index([item]), self._generator(), training=False)
         roles = dict.fromkeys([*spec["query"], *(role for role in spec.get("inputs", ()) if role in item.keys)])
-        images, grids = {}, []
-        for role in roles:
-            values, grid = self._image(case.case, role)
-            images[role] = torch.from_numpy(np.ascontiguousarray(values))[None]
-            grids.append(grid)
-        if len({grid.shape for grid in grids}) > 1:
-            raise ValueError(f"case {case.case!r}: {', '.join(roles)} lie on different grids; resample them onto one")
-        subject = Subject(images, {}, item, grids[0].spacing)
+        labels = {role for role in roles if role in self.source.kinds()[0]}
+        read = {role: self._image(case.case, role) for role in roles if role not in labels}
+        grid = next(iter(read.values()))[1]
+        if len({found.shape for _, found in read.values()}) > 1:
+            raise ValueError(f"case {case.case!r}: {', '.join(read)} lie on different grids; resample them onto one")
+        images = {role: torch.from_numpy(np.ascontiguousarray(values))[None] for role, (values, _) in read.items()}
+        masks = {role: self._labels(case.case, role, next(iter(read))).astype(np.int64) for role in labels}
+        subject = Subject(
+            images,
+            {role: torch.from_numpy(np.ascontiguousarray(mask)) for role, mask in masks.items()},
+            item,
+            grid.spacing,
+        )
         spec = asked.complete(spec, [subject], self._generator())
-        return asked.encode(subject, spec, self._generator(case.case)), grids[0]
+        return asked.encode(subject, spec, self._generator(case.case)), grid
 
     def _generator(self, *names: str) -> np.random.Generator:
         words = (self.question.name, *names)
@@ -194,7 +210,7 @@ class Inputs:
         for path, values in zip(paths, (image, target), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_grid(path, values, grid.affine)
-        return Example(*paths, truth)
+        return Example(*paths, truth, grid.affine)
 
 
 def write_grid(path: Path, values: NDArray[Any], affine: NDArray[np.float64] | None) -> None:
