@@ -151,14 +151,14 @@ def unfold(pixels: Tensor, grid: Sequence[int], patch: int, channels: int) -> Te
         channels: Channels of a pixel.
 
     Returns:
-        `(M, channels, *(grid * patch))`.
+        `(M, channels, *(grid * patch))`, channels last in memory.
     """
     dims = len(grid)
     cells = pixels.view(len(pixels), *grid, *(patch,) * dims, channels)
     cell_axes, pixel_axes = range(1, dims + 1), range(dims + 1, 2 * dims + 1)
     order = [axis for pair in zip(cell_axes, pixel_axes, strict=True) for axis in pair]
-    cells = cells.permute(0, 2 * dims + 1, *order)
-    return cells.reshape(len(pixels), channels, *(g * patch for g in grid))
+    cells = cells.permute(0, *order, 2 * dims + 1)
+    return cells.reshape(len(pixels), *(g * patch for g in grid), channels).movedim(-1, 1)
 
 
 class UNetDecoder(Decoder):
