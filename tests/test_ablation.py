@@ -113,7 +113,7 @@ def test_changes_reach_the_tasks_that_they_name():
     assert tasks["segmentation"]["init_args"]["scheme"] == "random"
     assert "scheme" not in tasks["denoising"].get("init_args", {})
     assert {task["init_args"]["mim"] for task in SHIPPED.data_of("mim-only")["tasks"].values()} == {1.0}
-    assert SHIPPED.network_of("unet-plain")["init_args"]["decoder"]["init_args"] == {"skips": "plain"}
+    assert SHIPPED.network_of("unet-plain")["init_args"]["decoder"]["init_args"]["skips"] == "plain"
 
 
 def test_names_that_are_left_out_are_in_no_part():
