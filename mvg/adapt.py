@@ -20,7 +20,7 @@ from mvg.data.readers import SIZE_LIMIT
 from mvg.predict import as_window
 from mvg.predictor import Predictor
 from mvg.scale_predictor import takes_volumes
-from mvg.volume_predictor import rule_for
+from mvg.volume_predictor import rules_for
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def adapt_files(
     predictor = Predictor.from_pretrained(
         weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **options
     )
-    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rule_for(weights, window))
+    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rules_for(weights, predictor.task, window)[0])
     network = predictor.network.cpu()
     start = time.perf_counter()
     outcome, facts = adapt_to_cases(network, predictor.task, cases, groups, plan, validation)

@@ -17,11 +17,12 @@ from mvg.data.intensity import Intensity
 from mvg.data.loader import start_worker
 from mvg.data.subject import Item, Subject
 from mvg.episode import Episode
-from mvg.predictor import Predictor, spread
+from mvg.passes import spread
+from mvg.predictor import Predictor
 from mvg.scans import is_scan
 from mvg.slices import Slice
 from mvg.task import Task
-from mvg.volume_context import group_classes, read_volume_slices, to_slice
+from mvg.volume_context import Way, group_classes, read_volume_slices, to_slice
 
 NAME = "cases/task"
 """Name of the one pair of source and task, in logs."""
@@ -90,16 +91,16 @@ def read_cases(
     images, targets = [pair.image for pair in pairs], [pair.target for pair in pairs]
     if kinds == {True}:
         bring = rule()
-        read = [
-            read_volume_slices(predictor, [i], [t], slices, bring, True) for i, t in zip(images, targets, strict=True)
-        ]
-        for image, (_, axis) in zip(images, read, strict=True):
-            if axis != read[0][1]:
+        way = Way(slices, bring, bring)
+        read = [read_volume_slices(predictor, [i], [t], way, True) for i, t in zip(images, targets, strict=True)]
+        for image, part in zip(images, read, strict=True):
+            if part.axis != read[0].axis:
                 raise ValueError(f"{image}: it is cut along another axis than {images[0].name}; name one with `slices`")
-        found = [cut for cut, _ in read]
+        found = [part.slices for part in read]
     else:
-        shown, wanted = predictor.read_pairs(images, targets)
-        found = [[to_slice(predictor, image, target, 0.5)] for image, target in zip(shown, wanted, strict=True)]
+        read_pairs = predictor.read_pairs(images, targets)
+        shown = zip(read_pairs.images, read_pairs.targets, strict=True)
+        found = [[to_slice(predictor, image, target, 0.5)] for image, target in shown]
     every, groups = group_classes(predictor, [entry for cut in found for entry in cut], targets[0])
     remaining = iter(every)
     cases = [Case(pair.name, tuple(next(remaining) for _ in cut)) for pair, cut in zip(pairs, found, strict=True)]

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +17,6 @@ from mvg.rasters import Raster, Source, images_in, label_map, read_raster
 log = logging.getLogger(__name__)
 
 TARGETS = ("targets", "labels")
-Choice = Literal["random", "first"]
 _SHOWN = 5
 
 
@@ -88,30 +86,6 @@ def read_names(context: Path) -> dict[int, str]:
         return {int(number): str(name) for number, name in pairs}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: its `labels` must give each name a number ({error}); correct it") from error
-
-
-def choose(pairs: Sequence[PairFiles], number: int, how: Choice = "random", seed: int = 0) -> list[PairFiles]:
-    """Chooses examples, which keep their order.
-
-    Args:
-        pairs: All of them.
-        number: Largest number to choose.
-        how: "random", or the "first" ones.
-        seed: Seeds the random choice.
-
-    Raises:
-        ValueError: If the number is not positive, the seed negative or the way unknown.
-    """
-    if number < 1:
-        raise ValueError(f"`examples` must be at least 1, got {number}")
-    if seed < 0:
-        raise ValueError(f"`seed` must not be negative, got {seed}")
-    if how not in ("random", "first"):
-        raise ValueError(f"`choose` must be random or first, got {how!r}")
-    if number >= len(pairs):
-        return list(pairs)
-    order = np.random.default_rng(seed).permutation(len(pairs)) if how == "random" else np.arange(len(pairs))
-    return [pairs[index] for index in sorted(order[:number].tolist())]
 
 
 def read_context(

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mvg.data.dicom import find_series, fingerprint_series
-from mvg.data.readers import case_name
+from mvg.data.readers import case_name, is_volume
 from mvg.rasters import WRITABLE, images_in
-from mvg.scans import is_scan, is_slice
+from mvg.scans import SCANS, is_scan, is_slice
+
+log = logging.getLogger(__name__)
+
+_VOLUME_FORMS = tuple(kind[1:] for kind in SCANS)
+_PICTURE_FORMS = tuple(kind[1:] for kind in WRITABLE)
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,14 @@ class Job:
         answer: The painted image, or its class indices.
         sidecar: What is known of the answer, JSON.
         preview: The picture to look at, PNG.
+        uncertainty: The map of uncertainty on the grid of the answer.
     """
 
     query: Path
     answer: Path
     sidecar: Path
     preview: Path
+    uncertainty: Path
 
     @property
     def name(self) -> str:
@@ -38,7 +47,7 @@ class Job:
         return find_series(self.query)[0].name if is_slice(self.query) else self.query.name
 
 
-def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> list[Job]:
+def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool, form: str = "auto") -> list[Job]:
     """Lists queries and the files that they become; nothing is written.
 
     Args:
@@ -46,6 +55,7 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
         output: A file (for one image, if the name has an extension), or a folder.
         is_label: Answers are class indices, PNG unless the query is NPY or a volume.
         overwrite: Whether outputs may exist.
+        form: Kind of file of the answers, such as "nii.gz"; "auto" follows the queries.
 
     Raises:
         ValueError: If there is no query, or an output exists, or would replace a query.
@@ -57,11 +67,11 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
     single = one and bool(output.suffix) and not output.is_dir()
     if output.is_file() and not single:
         raise ValueError(f"{output}: this is a file, but the answers to a folder need a folder; name another output")
-    answers = [output] if single else [output / answer_name(query, is_label) for query in queries]
+    answers = [output] if single else [output / answer_name(query, is_label, form) for query in queries]
     jobs = [_job(query, answer) for query, answer in zip(queries, answers, strict=True)]
     read = {query.resolve() for query in queries}
     for job in jobs:
-        for path in (job.answer, job.sidecar, job.preview):
+        for path in (job.answer, job.sidecar, job.preview, job.uncertainty):
             if path.resolve() in read:
                 raise ValueError(f"{path}: the answer would replace a query; name another output")
             if path.exists() and not overwrite:
@@ -69,24 +79,46 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool) -> li
     return jobs
 
 
-def answer_name(query: Path, is_label: bool) -> str:
+def answer_name(query: Path, is_label: bool, form: str = "auto") -> str:
     """Names the file of an answer.
 
-    Volumes keep their kind, and DICOM series become NIfTI; TIFF and NPY keep theirs where images are painted, and label
-    maps keep NPY.
+    Volumes keep their kind. DICOM series become DICOM: label maps a segmentation if what writes it is installed, else
+    NIfTI, and images a folder of slices. TIFF and NPY keep their kind where images are painted; label maps keep NPY.
+
+    Raises:
+        ValueError: If a kind of file is asked for that cannot hold the answer.
     """
-    if is_slice(query):
-        return f"{find_series(query)[0].name}.nii.gz"
+    series = is_slice(query)
+    kinds = (*_VOLUME_FORMS, "dcm") if series else _VOLUME_FORMS if is_scan(query) else _PICTURE_FORMS
+    if form not in ("auto", *kinds):
+        raise ValueError(f"{query}: its answer is written as {', '.join(kinds)}, not {form!r}; choose one of these")
+    name = find_series(query)[0].name if series else case_name(query)
+    if series:
+        form = default_form(is_label) if form == "auto" else form
+        return name if form == "dcm" and not is_label else f"{name}.{form}"
+    if form != "auto":
+        return f"{query.stem if is_scan(query) and not is_volume(query) else name}.{form}"
     if is_scan(query):
         return query.name
     suffix = query.suffix.lower()
     keeps = suffix == ".npy" if is_label else suffix in WRITABLE
-    return f"{case_name(query)}{query.suffix if keeps else '.png'}"
+    return f"{name}{query.suffix if keeps else '.png'}"
+
+
+def default_form(is_label: bool) -> str:
+    """Kind of file of the answer to a DICOM series: "dcm", or "nii.gz" where segmentations cannot be written."""
+    if not is_label or find_spec("highdicom") is not None:
+        return "dcm"
+    log.info("Answers are NIfTI; `pip install 'mvg-generalist[dicom]'` lets them be DICOM segmentations")
+    return "nii.gz"
 
 
 def _job(query: Path, answer: Path) -> Job:
     name = case_name(answer)
-    return Job(query, answer, answer.with_name(f"{name}.json"), answer.with_name(f"{name}.preview.png"))
+    suffix = next((kind for kind in SCANS if answer.name.lower().endswith(kind)), None)
+    doubt = suffix or (".nii.gz" if is_scan(query) else ".tif")
+    beside = [answer.with_name(name + end) for end in (".json", ".preview.png", f".uncertainty{doubt}")]
+    return Job(query, answer, *beside)
 
 
 def fingerprint(path: Path) -> str:

@@ -4,49 +4,63 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from jsonargparse import ActionYesNo, ArgumentParser
-from numpy.typing import NDArray
 
-import mvg
-from mvg.adaptation import ADAPTER, describe_adapter
-from mvg.configuration import to_config
-from mvg.context import Choice, PairFiles, choose, find_pairs, read_names
+from mvg.adaptation import describe_adapter
+from mvg.context import PairFiles, find_pairs, read_names
 from mvg.data.readers import SIZE_LIMIT
 from mvg.hub import locate
 from mvg.next_scale import NextScale, Windows, retrieval_of
-from mvg.outputs import Job, as_json, find_jobs, fingerprint, write_whole
+from mvg.outputs import Job, find_jobs
+from mvg.plan import describe_plan, respect_limit
+from mvg.predict_pictures import answer_pictures
 from mvg.predict_volumes import answer_volumes
-from mvg.predictor import Prediction, Predictor
-from mvg.preview import draw_preview
-from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.predictor import Predictor
+from mvg.retrieval import Choice, Chooser, Look, Table
+from mvg.run_facts import Groups, describe, looks_of
 from mvg.scale_predictor import ScalePredictor, takes_volumes
 from mvg.scans import is_scan
-from mvg.volume_predictor import ContextChoice, VolumePredictor, rule_for
-from mvg.weights import MODEL
+from mvg.trained import stored_cut
+from mvg.volume_predictor import SliceChoice, VolumePredictor, rules_for
+from mvg.weights import describe as describe_weights
 
 log = logging.getLogger(__name__)
+
+Axis = Literal["auto", "axial", "coronal", "sagittal"]
+_MEMBERS = 6
+_FLAGS = {
+    "preview": "Also write NAME.preview.png: query, answer and examples.",
+    "overwrite": "Replace outputs that exist.",
+    "dry_run": "Say what would be read, asked and written, and how much memory it takes; answer nothing.",
+}
 
 
 def predict(args: Sequence[str]) -> None:
     """Answers images from files, after the examples in a folder."""
     parser = ArgumentParser(prog="mvg predict", description=predict.__doc__, exit_on_error=False)
-    parser.add_function_arguments(predict_files, skip={"preview", "overwrite", "next_scale"})
-    parser.add_argument(
-        "--preview", action=ActionYesNo, default=False, help="Also write NAME.preview.png: query, answer and examples."
-    )
-    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace outputs that exist.")
+    parser.add_function_arguments(predict_files, skip={*_FLAGS, "next_scale", "uncertainty"})
+    for name, text in _FLAGS.items():
+        parser.add_argument(f"--{name}", action=ActionYesNo, default=False, help=text)
     parser.add_argument(
         "--next_scale",
         action=ActionYesNo(yes_prefix="next_", no_prefix="single_"),
         default=True,
         help="Networks for volumes answer from coarse to fine, or (--single-scale) the full resolution alone.",
+    )
+    parser.add_argument(
+        "--uncertainty",
+        type=int,
+        nargs="?",
+        const=_MEMBERS,
+        default=0,
+        help="Also write NAME.uncertainty: how far so many further answers differ, after other draws of the examples "
+        f"and of mirrored images ({_MEMBERS} where no number is given). The answer stays as it is.",
     )
     words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
     predict_files(**parser.parse_args(words).as_dict())
@@ -60,21 +74,28 @@ def predict_files(
     task: str | None = None,
     targets: Path | None = None,
     adapter: Path | None = None,
-    examples: int = 8,
-    choice: Choice = "random",
+    context_size: int = 8,
+    choose: Choice = "random",
+    looks: Look = "image",
+    metadata: Path | None = None,
     seed: int = 0,
     window: list[float] | None = None,
-    slices: Literal["auto", "axial", "coronal", "sagittal"] = "auto",
-    context_choice: ContextChoice = "spread",
+    target_window: list[float] | None = None,
+    slices: Axis | None = None,
+    context_slices: SliceChoice = "spread",
     next_scale: bool = True,
     context_windows: list[Windows] | None = None,
     overlap: float = 0.25,
     aspect: str | None = None,
     device: str = "cpu",
     batch: int = 16,
+    memory_limit: float | None = None,
+    uncertainty: int = 0,
+    format: str = "auto",
     size_limit: int = SIZE_LIMIT,
     preview: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Answers images from files. Everything is checked before the first file is written.
 
@@ -82,22 +103,29 @@ def predict_files(
         weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub.
         context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
             Its `dataset.json`, if there is one, names the classes.
-        input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either.
+        input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either, or of
+            DICOM series.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task, or the adapter was made for one.
         targets: Folder of the targets, where `context` is the folder of the images alone.
         adapter: Folder that `mvg adapt` wrote for these weights; its window is taken where none is given.
-        examples: Largest number of examples to show to the network; for volumes, of slices for each class.
-        choice: Which ones to show where there are more, "random" or the "first".
+        context_size: Largest number of examples to show to the network; for volumes, of slices for each class.
+        choose: Which ones to show where there are more, for each query: at "random" or the "first", the same for all;
+            those "nearest" in looks; "diverse" ones, as unlike as possible; or those of the nearest "metadata".
+        looks: What tells which images look alike: the coarse pattern of the "image", or the features of the "network"
+            (volumes as a whole always by their pattern).
+        metadata: Table (CSV) with a column `case` and others such as `modality`, for examples and queries; the spacing
+            of volumes is known without it.
         seed: Seeds the choice and the colours of tasks that draw them.
         window: The two values [low, high] of the images that become 0 and 1; by default the range of 8-bit and 16-bit
             pixels, and percentiles of other types unless their values lie in [0, 1]. By default volumes follow the one
             rule that all sources of the training state, else percentiles of each volume.
-        slices: How volumes are cut; "auto" cuts across the largest spacing, for all along one axis: that of the volumes
-            of the context.
-        context_choice: Which slices of the context are shown to volumes: "spread" over all positions, the same for
-            every slice, or those of the "same-position" along the slicing axis.
+        target_window: The same for volumes of targets that are images, where the task changes the units.
+        slices: How volumes are cut: "axial", "coronal" or "sagittal"; "auto" cuts across the largest spacing, for all
+            along one axis, that of the volumes of the context. By default as in training.
+        context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in
+            looks, the same for every slice; those of the "same-position" along the slicing axis, or the "nearest" ones.
         next_scale: Networks for volumes answer from coarse to fine, instead of the full resolution alone.
         context_windows: Which windows of examples a network for volumes is shown, one or several of "same-place" (the
             default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
@@ -105,41 +133,55 @@ def predict_files(
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         batch: Largest number of images that are answered together.
+        memory_limit: GiB that the process may take, about; smaller batches are answered where that is needed.
+        uncertainty: Number of further answers that each answer is compared with.
+        format: Kind of file of the answers, such as nii.gz, mha, png, npy or (for DICOM series) dcm; "auto" follows the
+            query.
         size_limit: Largest number of pixels of an image.
         preview: Also write NAME.preview.png.
         overwrite: Replace outputs that exist.
+        dry_run: Say what would be done and how much memory it takes, and do nothing.
 
     Raises:
         ValueError: If anything is missing, damaged or does not fit together, or an output exists.
     """
-    chosen = choose(find_pairs(context, targets), examples, choice, seed)
+    start, weights = time.perf_counter(), locate(weights)
+    pairs = find_pairs(context, targets)
     window = describe_adapter(adapter).get("window") if adapter and window is None else window
     limits = as_window(window)
-    predictor: Predictor | ScalePredictor
-    weights = locate(weights)
-    common_options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device}
+    predictor: Predictor | ScalePredictor | VolumePredictor
+    options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}
+    options["members"] = uncertainty
     if takes_volumes(weights):
         plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval_of(context_windows))
-        predictor = ScalePredictor.from_pretrained(
-            **common_options, seed=seed, rule=rule_for(weights, limits), plan=plan
-        )
+        predictor = scale = ScalePredictor.from_pretrained(**options, plan=plan)
+        scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))
     else:
         shape = {} if aspect is None else {"aspect": aspect}
-        predictor = Predictor.from_pretrained(
-            **common_options, seed=seed, window=limits, batch=batch, size_limit=size_limit, **shape
-        )
-    jobs = find_jobs(input, output, predictor.task.is_label, overwrite)
-    common, start = describe(predictor, weights, task, chosen, adapter), time.perf_counter()
-    log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
-    if isinstance(predictor, ScalePredictor):
-        if not is_scan(jobs[0].query):
-            raise ValueError(f"{jobs[0].query}: the network answers volumes; give it NIfTI, MHA or NRRD")
-        answer_volumes(predictor, jobs, chosen, common, read_names(context), preview)
-    elif is_scan(jobs[0].query):
-        volumes = VolumePredictor(predictor, slices, rule_for(weights, window), examples, context_choice)
-        answer_volumes(volumes, jobs, chosen, common, read_names(context), preview)
+        predictor = Predictor.from_pretrained(**options, window=limits, batch=batch, size_limit=size_limit, **shape)
+    jobs = find_jobs(input, output, predictor.task.is_label, overwrite, format)
+    volumes = is_scan(jobs[0].query)
+    if isinstance(predictor, ScalePredictor) and not volumes:
+        raise ValueError(f"{jobs[0].query}: the network answers volumes; give it NIfTI, MHA or NRRD")
+    if isinstance(predictor, Predictor) and volumes:
+        rules = rules_for(weights, predictor.task, limits, as_window(target_window))
+        axis, trim = stored_cut(describe_weights(weights).get("sources", {}))
+        predictor = VolumePredictor(
+            predictor, slices or axis, rules[0], context_size, context_slices, target_rule=rules[1], trim=trim,
+            looks=looks,
+        )  # fmt: skip
+    chooser = Chooser(pairs, context_size, choose, seed, looks_of(predictor, looks), Table(metadata))
+    groups = group_jobs(chooser, jobs)
+    if memory_limit is not None:
+        respect_limit(predictor, jobs, context_size, memory_limit)
+    if dry_run:
+        sys.stdout.write(describe_plan(predictor, groups, len(pairs), context_size, uncertainty, preview))
+        return
+    common = describe(predictor, weights, task, adapter, chooser)
+    if isinstance(predictor, Predictor):
+        answer_pictures(predictor, groups, common, read_names(context), preview)
     else:
-        answer_pictures(predictor, jobs, chosen, common, preview)
+        answer_volumes(predictor, groups, common, read_names(context), preview)
     log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
 
 
@@ -150,87 +192,9 @@ def as_window(values: Sequence[float] | None) -> tuple[float, float] | None:
     return None if values is None else (values[0], values[1])
 
 
-def answer_pictures(
-    predictor: Predictor, jobs: Sequence[Job], chosen: Sequence[PairFiles], common: Mapping[str, Any], preview: bool
-) -> None:
-    """Reads the context, checks all pictures, then answers them in batches."""
-    predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+def group_jobs(chooser: Chooser, jobs: Sequence[Job]) -> Groups:
+    """Groups queries that are shown the same examples, so that each context is read once."""
+    found: dict[tuple[PairFiles, ...], list[Job]] = {}
     for job in jobs:
-        check_job(predictor, job)
-    for first in range(0, len(jobs), predictor.batch):
-        answer_jobs(predictor, jobs[first : first + predictor.batch], common, preview)
-
-
-def check_job(predictor: Predictor, job: Job) -> None:
-    """Reads a query and checks that it can be answered and its answer be written."""
-    raster = read_raster(job.query, size_limit=predictor.size_limit)
-    predictor.read(raster)
-    if predictor.task.is_label:
-        check_writable(job.answer, np.dtype(np.uint16))
-    else:
-        check_writable(job.answer, raster.values.dtype, len(predictor.examples[0].target))
-
-
-def describe(
-    predictor: Predictor | ScalePredictor,
-    folder: Path,
-    task: str | None,
-    chosen: Sequence[PairFiles],
-    adapter: Path | None,
-) -> dict[str, Any]:
-    """Collects what the answers of one call have in common, for their descriptions."""
-    return {
-        "version": mvg.__version__,
-        "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
-        "adapter": None if adapter is None else {"folder": adapter.name, "sha256": fingerprint(adapter / ADAPTER)},
-        "task": {"name": task, **to_config(predictor.task)},
-        **({"aspect": predictor.aspect} if isinstance(predictor, Predictor) else {}),
-        "context": [
-            {
-                "name": pair.name,
-                "image": {"file": pair.image.name, "sha256": fingerprint(pair.image)},
-                "target": {"file": pair.target.name, "sha256": fingerprint(pair.target)},
-            }
-            for pair in chosen
-        ],
-    }
-
-
-def answer_jobs(predictor: Predictor, jobs: Sequence[Job], common: Mapping[str, Any], preview: bool) -> None:
-    """Answers one batch of files and writes all that belongs to each; a preview that is not renewed is removed."""
-    start = time.perf_counter()
-    rasters = [read_raster(job.query, size_limit=predictor.size_limit) for job in jobs]
-    answers = predictor.predict(rasters)
-    seconds = round((time.perf_counter() - start) / len(jobs), 4)
-    for job, raster, answer in zip(jobs, rasters, answers, strict=True):
-        painted = answer.image if answer.labels is None else answer.labels
-        assert painted is not None
-        facts = {
-            **common,
-            "specs": [each.spec for each in predictor.passes],
-            "query": {"file": job.query.name, "sha256": fingerprint(job.query)},
-            "range": list(limits(raster, predictor.window)),
-            "areas": answer.areas,
-            "boxes": None if answer.boxes is None else answer.boxes.tolist(),
-            "scores": None if answer.scores is None else answer.scores.tolist(),
-            "seconds": seconds,
-        }
-        contents = {job.answer: encode(painted, job.answer.suffix), job.sidecar: as_json(facts)}
-        if preview:
-            contents[job.preview] = encode(draw(predictor, raster, answer), job.preview.suffix)
-        write_whole(contents)
-        if not preview:
-            job.preview.unlink(missing_ok=True)
-
-
-def draw(predictor: Predictor, raster: Raster, answer: Prediction) -> NDArray[np.uint8]:
-    """Draws the preview of an answer, `(H, W, 3)`."""
-    query = predictor.read(raster)
-    if answer.labels is not None:
-        target = torch.from_numpy(answer.labels.astype(np.int64))
-    else:
-        assert answer.image is not None
-        channels = predictor.network.out_channels
-        image = Raster(channels_first(answer.image), raster.name)
-        target = to_tensor(image, limits(raster, predictor.window), channels)
-    return np.asarray(draw_preview(query, target, predictor.examples, Path(raster.name).name, answer.boxes))
+        found.setdefault(chooser() if chooser.fixed else chooser(job.query), []).append(job)
+    return list(found.items())

@@ -3,73 +3,50 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
 from mvg.adaptation import adapted_task, describe_adapter, load_adapter
+from mvg.answers import Prediction, Units, finish, units_of
 from mvg.configuration import from_config
 from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
-from mvg.episode import Answer, Spec
+from mvg.episode import Answer
 from mvg.hub import locate
-from mvg.models.base import InContextModel, Memory
-from mvg.rasters import (
-    Raster,
-    Source,
-    limits,
-    read_raster,
-    to_tensor,
-    to_units,
-)
+from mvg.models.base import InContextModel
+from mvg.passes import Pass, Shelf, better, spread
+from mvg.rasters import Raster, Source, limits, read_raster, to_tensor
+from mvg.subjects import split
 from mvg.task import Task
+from mvg.uncertainty import MOST, Agreement, draw_members, flips_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The answer to one image, on its own grid; a task fills what it answers.
+class Pairs:
+    """What was read of a context.
 
     Attributes:
-        labels: `(H, W)`, uint8 or uint16, class indices of the context (0 is background); boxes are filled with 1.
-        image: `(H, W)` or `(H, W, C)`, in the units and the pixel type of the query.
-        boxes: `(n, 4)`, float32, `(top, left, bottom, right)` in pixels, bottom and right exclusive.
-        scores: `(n,)`, float32, the confidence of each box.
-        areas: Number of pixels of each class that the context shows.
+        images: Each `(C_in, H, W)`, [0, 1].
+        targets: One for each image, class indices `(H, W)` int64 or an image `(C, H, W)` in [0, 1].
+        channels: Channels of the images as they are stored.
+        units: Units of the targets, where they are images.
     """
 
-    labels: NDArray[Any] | None
-    image: NDArray[Any] | None
-    boxes: NDArray[np.float32] | None
-    scores: NDArray[np.float32] | None
-    areas: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What one pass of the network asks.
-
-    Attributes:
-        spec: What the task drew.
-        context_images: `(L, C_in, *image_size)`.
-        context_targets: `(L, C_out, *image_size)`.
-        memory: What the network keeps of them.
-    """
-
-    spec: Spec
-    context_images: Tensor
-    context_targets: Tensor
-    memory: Memory
+    images: list[Tensor]
+    targets: list[Tensor]
+    channels: int
+    units: Units | None = None
 
 
 class Predictor:
@@ -90,6 +67,8 @@ class Predictor:
         seed: Seeds the colours of tasks that draw them.
         size_limit: Largest number of pixels of an image.
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
+        members: Further answers with which each answer is compared; see `mvg.uncertainty`.
+        shelf: Keeps what the network remembers of contexts.
 
     Raises:
         ValueError: If an argument is out of range, the device does not exist here, or the adapter belongs to other
@@ -107,7 +86,11 @@ class Predictor:
         seed: int = 0,
         size_limit: int = SIZE_LIMIT,
         adapter: str | Path | None = None,
+        members: int = 0,
+        shelf: Shelf | None = None,
     ) -> None:
+        if not 0 <= members <= MOST:
+            raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
         if batch < 1:
             raise ValueError(f"`batch` must be at least 1, got {batch}")
         if seed < 0:
@@ -121,7 +104,10 @@ class Predictor:
             load_adapter(network, adapter)
         self.network, self.task = network.eval().to(self.device), task
         self.aspect, self.window, self.batch, self.seed, self.size_limit = aspect, window, batch, seed, size_limit
+        self.member_count, self.shelf = members, shelf or Shelf()
         self.passes: list[Pass] = []
+        self.members: list[list[Pass]] = []
+        self.units: Units | None = None
         self.examples: list[Example] = []
         self.classes: list[int] = []
         self.channels: int | None = None
@@ -153,39 +139,43 @@ class Predictor:
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 
-    def set_context(self, images: Sequence[Source], targets: Sequence[Source]) -> None:
-        """Reads the context; it stays until the next one is set.
+    def set_context(self, images: Sequence[Source], targets: Sequence[Source] | None = None) -> None:
+        """Reads the context; it stays until the next one is set, also if that fails.
 
         Args:
-            images: Files, PIL images, arrays `(H, W)` or `(H, W, C)`, or tensors `(H, W)` or `(C, H, W)`; of any size.
+            images: Files, PIL images, arrays `(H, W)` or `(H, W, C)`, tensors `(H, W)` or `(C, H, W)`, or images of
+                TorchIO; of any size. Or subjects of TorchIO, which hold the targets, too: the first label map, or for
+                tasks that paint images the second intensity image.
             targets: One for each image, of its size: class indices, or the image that is to be painted.
 
         Raises:
             ValueError: If a pair does not fit together, or one does not fit the network or the task.
         """
-        self.show(*self.read_pairs(images, targets))
+        pairs = self.read_pairs(*split(images, targets, self.task.is_label))
+        self.show(pairs.images, pairs.targets)
+        self.channels = pairs.channels
+        self.units = None if self.task.keeps_units else pairs.units
 
-    def read_pairs(self, images: Sequence[Source], targets: Sequence[Source]) -> tuple[list[Tensor], list[Tensor]]:
+    def read_pairs(self, images: Sequence[Source], targets: Sequence[Source]) -> Pairs:
         """Reads and checks pairs for the network, without showing them to it.
 
         Args:
             images: As in `set_context`.
             targets: As in `set_context`.
 
-        Returns:
-            Images `(C_in, H, W)` in [0, 1]; class indices `(H, W)` int64, or images `(C, H, W)` in [0, 1].
-
         Raises:
             ValueError: As in `set_context`.
         """
         left, right = read_context(images, targets, self.task.is_label, self.size_limit)
-        self.channels = len(left[0].values)
-        shown = [self.read(raster) for raster in left]
+        channels = len(left[0].values)
+        shown = [self._to_image(raster, channels) for raster in left]
         if self.task.is_label:
-            return shown, label_maps(right)
+            return Pairs(shown, label_maps(right), channels)
         most = self.network.out_channels
-        channels = 1 if most == 1 else max(len(raster.values) for raster in right)
-        return shown, [to_tensor(raster, limits(raster, self.window), channels) for raster in right]
+        wanted = 1 if most == 1 else max(len(raster.values) for raster in right)
+        bounds = [limits(raster, self.window) for raster in right]
+        painted = [to_tensor(raster, bound, wanted) for raster, bound in zip(right, bounds, strict=True)]
+        return Pairs(shown, painted, channels, units_of(bounds, [raster.values.dtype for raster in right]))
 
     def show(self, images: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         """Shows pairs to the network, which keeps what it needs of them.
@@ -200,9 +190,18 @@ class Predictor:
         examples = [Example(image, target) for image, target in zip(images, targets, strict=True)]
         fitted = [self.to_size(example.image, example.target) for example in examples]
         small = [subject.labels["target"] if self.task.is_label else subject.images["target"] for subject in fitted]
-        self.passes = self._pose(torch.stack([subject.images["image"] for subject in fitted]), small)
-        self.examples = examples
-        self.classes = self._classes(targets, small)
+        stacked = torch.stack([subject.images["image"] for subject in fitted])
+        passes = self.pose(stacked, small)
+        classes = self._classes(targets, small)
+        self.members = [self._pose_member(number, stacked, small) for number in range(self.member_count)]
+        self.passes, self.examples, self.classes = passes, examples, classes
+
+    def _pose_member(self, number: int, images: Tensor, targets: Sequence[Tensor]) -> list[Pass]:
+        """Asks the same of half of the examples, or of mirrored ones."""
+        rng = np.random.default_rng((self.seed, number))
+        shows = [present(target) if self.task.is_label else {0} for target in targets]
+        chosen, flips = draw_members(shows, rng), flips_of(number, len(targets), 2)
+        return self.pose(images[chosen], [targets[k] for k in chosen], flips)
 
     def _classes(self, wanted: Sequence[Tensor], small: Sequence[Tensor]) -> list[int]:
         """Classes that are asked for, ascending; warns of those too small for the network."""
@@ -217,21 +216,27 @@ class Predictor:
             )
         return sorted(after)
 
-    @torch.inference_mode()
-    def _pose(self, images: Tensor, targets: Sequence[Tensor]) -> list[Pass]:
-        """Makes one memory for each question that the context answers."""
+    def pose(self, images: Tensor, targets: Sequence[Tensor], flips: tuple[int, ...] = ()) -> list[Pass]:
+        """Makes a pass for each question that pairs at the network's size ask.
+
+        Args:
+            images: `(L, C_in, *image_size)`, [0, 1].
+            targets: Class indices `(*image_size)`, or images.
+            flips: Axes along which the network sees all of it mirrored.
+
+        Raises:
+            ValueError: If they ask nothing.
+        """
         specs = self.task.pose(targets, np.random.default_rng(self.seed))
         if not specs:
             raise ValueError(
                 f"no class of the context can be seen at the network's size {tuple(self.network.image_size)}; "
                 "show larger examples"
             )
-        images = images.to(self.device)
         passes = []
         for spec in specs:
             painted = [spread(self.task.paint(target, spec), self.network.out_channels) for target in targets]
-            context = torch.stack(painted).to(self.device)
-            passes.append(Pass(spec, images, context, self.network.remember(images[None], context[None])))
+            passes.append(Pass(self.network, self.shelf, spec, images, torch.stack(painted), flips))
         return passes
 
     def read(self, source: Source | Raster) -> Tensor:
@@ -241,10 +246,13 @@ class Predictor:
             ValueError: If it cannot be read, or its channels are not those of the network and of the context.
         """
         raster = source if isinstance(source, Raster) else read_raster(source, size_limit=self.size_limit)
+        return self._to_image(raster, self.channels)
+
+    def _to_image(self, raster: Raster, channels: int | None) -> Tensor:
         image = to_tensor(raster, limits(raster, self.window), self.network.in_channels)
-        if self.channels is not None and len(raster.values) != self.channels:
+        if channels is not None and len(raster.values) != channels:
             raise ValueError(
-                f"{raster.name}: it has {len(raster.values)} channels, but the context images have {self.channels}; "
+                f"{raster.name}: it has {len(raster.values)} channels, but the context images have {channels}; "
                 "use the same contrasts or colours, in the same order, for all of them"
             )
         return image
@@ -285,62 +293,54 @@ class Predictor:
         parts = (rasters[start : start + self.batch] for start in range(0, len(rasters), self.batch))
         return [answer for part in parts for answer in self._predict_batch(part)]
 
-    @torch.inference_mode()
     def _predict_batch(self, rasters: Sequence[Raster]) -> list[Prediction]:
-        """Asks everything of one batch; of several passes only the best so far is kept."""
-        batch = torch.stack([self.to_size(self.read(raster)).images["image"] for raster in rasters]).to(self.device)
+        """Answers one batch, and compares the answers with those of the members."""
+        answers = [
+            finish(answer, raster, self.classes, self.window, self.units)
+            for answer, raster in zip(self.ask(rasters, self.passes), rasters, strict=True)
+        ]
+        if not self.members:
+            return answers
+        known = [Agreement(answer.painted, [*answer.areas]) for answer in answers]
+        for passes in self.members:
+            for found, answer, raster in zip(known, self.ask(rasters, passes), rasters, strict=True):
+                found.add(finish(answer, raster, self.classes, self.window, self.units).painted)
+        return [
+            replace(answer, uncertainty=found.map(), agreement=found.describe())
+            for answer, found in zip(answers, known, strict=True)
+        ]
+
+    def ask(self, rasters: Sequence[Raster], passes: Sequence[Pass]) -> list[Answer]:
+        """Asks several passes of one batch of images; of their answers only the best so far is kept."""
+        batch = self.fit_batch(rasters)
         best: list[tuple[Answer, Tensor] | None] = [None] * len(rasters)
-        for each in self.passes:
-            painted = self.network.answer(batch, each.memory).float().cpu()
-            if not torch.isfinite(painted).all():
-                raise ValueError("the network painted values that are not finite; its weights may be damaged")
-            for number, raster in enumerate(rasters):
-                whole = restore(painted[number], self._place(raster.size))
-                best[number] = self._better(best[number], whole, each.spec)
-        answers = [found[0] for found in best if found]
-        return [finish(*both, self.classes, self.window) for both in zip(answers, rasters, strict=True)]
+        for each in passes:
+            new = self.answer_batch(batch, [raster.size for raster in rasters], each)
+            best = [better(*both) for both in zip(best, new, strict=True)]
+        return [found[0] for found in best if found]
 
-    def _better(self, before: tuple[Answer, Tensor] | None, painted: Tensor, spec: Spec) -> tuple[Answer, Tensor]:
-        """Decodes one pass, and gives each pixel to the pass that claims it most."""
-        answer, claim = self.task.decode(painted, spec), self.task.claim(painted, spec)
-        if before is None or answer.labels is None or before[0].labels is None:
-            return answer, claim
-        wins = claim > before[1]
-        return Answer(labels=torch.where(wins, answer.labels, before[0].labels)), torch.where(wins, claim, before[1])
+    def fit_batch(self, rasters: Sequence[Raster]) -> Tensor:
+        """Reads images and brings them to the network's size, `(B, C_in, *image_size)`."""
+        return torch.stack([self.to_size(self.read(raster)).images["image"] for raster in rasters])
 
+    @torch.inference_mode()
+    def answer_batch(
+        self, batch: Tensor, sizes: Sequence[tuple[int, int]], each: Pass
+    ) -> Iterator[tuple[Answer, Tensor]]:
+        """Asks one pass of a batch.
 
-def spread(target: Tensor, most: int) -> Tensor:
-    """Repeats a painted target `(C, *S)` of one channel to the `most` channels of a network."""
-    held = len(target)
-    if held not in (1, most):
-        raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
-    return target.expand(most, *target.shape[1:])
+        Args:
+            batch: What `fit_batch` returned.
+            sizes: Height and width of the images.
+            each: What is asked.
 
-
-def finish(
-    answer: Answer, raster: Raster, classes: Sequence[int], window: tuple[float, float] | None = None
-) -> Prediction:
-    """Brings an answer into the units of its query; counts the pixels of the classes."""
-    image: NDArray[Any] | None = None
-    labels: NDArray[Any] | None = None
-    found = answer.labels
-    if answer.boxes is not None:
-        found, classes = fill_boxes(raster.size, answer.boxes), [1]
-    if found is not None:
-        labels = found.numpy().astype(np.uint8 if max(classes) < 256 else np.uint16)
-    if answer.image is not None:
-        image = to_units(answer.image, limits(raster, window), raster.values.dtype)
-    areas = {} if labels is None else {k: int((labels == k).sum()) for k in classes}
-    boxes, scores = (None if x is None else x.numpy() for x in (answer.boxes, answer.scores))
-    return Prediction(labels, image, boxes, scores, areas)
-
-
-def fill_boxes(size: Sequence[int], boxes: Tensor) -> Tensor:
-    """Paints boxes `(n, 4)` as class 1 of a label map `(H, W)`."""
-    labels = torch.zeros(tuple(size), dtype=torch.int64)
-    for top, left, bottom, right in boxes.long().tolist():
-        labels[top:bottom, left:right] = 1
-    return labels
+        Yields:
+            For each image its answer, and how much each pixel is claimed, on its own grid.
+        """
+        painted = each.paint(batch)
+        for values, size in zip(painted, sizes, strict=True):
+            whole = restore(values, self._place(size))
+            yield self.task.decode(whole, each.spec), self.task.claim(whole, each.spec)
 
 
 def find_device(name: str) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import torch
@@ -24,14 +24,19 @@ from mvg.data.readers import (
     picture_fault,
 )
 from mvg.scans import SCANS, is_scan
+from mvg.subjects import image_of, is_image, picture_values
+
+if TYPE_CHECKING:
+    import torchio
 
 READABLE = (*PICTURES, ".npy")
 WRITABLE = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".npy": "NPY"}
 _FULL_SCALE = {"b": 1.0, "u1": 255.0, "u2": 65535.0}
 _LUMINANCE = (0.299, 0.587, 0.114)
 
-Source = Path | str | Image.Image | NDArray[Any] | Tensor
-"""What holds an image: a file, a PIL image, an array `(H, W)` or `(H, W, C)`, or a tensor `(H, W)` or `(C, H, W)`."""
+Source = Union[Path, str, Image.Image, NDArray[Any], Tensor, "torchio.Image", "torchio.Subject"]
+"""What holds an image: a file, a PIL image, an array `(H, W)` or `(H, W, C)`, a tensor `(H, W)` or `(C, H, W)`, or an
+image of TorchIO, or a subject, whose first intensity image is meant."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ def read_raster(source: Source, name: str = "image", labels: bool = False, size_
         if fault is not None:
             raise ValueError(f"{name}: {fault}")
         values = _values(source, labels)
+    elif is_image(source):
+        values = picture_values(image_of(source))
     elif isinstance(source, Tensor):
         values = (source.float() if source.dtype == torch.bfloat16 else source).detach().cpu().numpy()
     else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mvg import weights
 from mvg.adaptation import adapted_task, load_adapter
+from mvg.answers import Units, units_of
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, normalise
 from mvg.data.preparation import slicing_axis
@@ -22,10 +24,14 @@ from mvg.data.readers import Volume
 from mvg.episode import Answer, Spec
 from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
-from mvg.predictor import find_device, find_task, spread
+from mvg.passes import mirror, spread
+from mvg.predictor import find_device, find_task
 from mvg.rasters import to_units
-from mvg.scans import Scan, cut, is_scan, read_scan, read_scan_values, stored_rule, to_grid
+from mvg.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid
+from mvg.subjects import split
 from mvg.task import Task
+from mvg.trained import stored_rules
+from mvg.uncertainty import MOST, Agreement, draw_members, flips_of
 from mvg.volume_context import read_target
 from mvg.volume_predictor import VolumePrediction
 
@@ -42,10 +48,12 @@ class Shown:
     Attributes:
         pyramid: The image at all scales.
         target: Class indices, or an image in [0, 1], `(X, Y, Z)`.
+        path: The file of the image.
     """
 
     pyramid: Pyramid
     target: NDArray[Any]
+    path: Path
 
 
 class ScalePredictor:
@@ -66,6 +74,8 @@ class ScalePredictor:
         plan: How the network is rolled out.
         seed: Seeds the colours of tasks that draw them.
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
+        target_rule: Brings targets that are images to [0, 1]; by default `rule`.
+        members: Further answers with which each answer is compared; see `mvg.uncertainty`.
 
     Raises:
         ValueError: If the network is not for volumes, or the device does not exist here.
@@ -80,13 +90,19 @@ class ScalePredictor:
         plan: NextScale | None = None,
         seed: int = 0,
         adapter: str | Path | None = None,
+        target_rule: Intensity | None = None,
+        members: int = 0,
     ) -> None:
+        if not 0 <= members <= MOST:
+            raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
         if len(network.image_size) != 3:
             raise ValueError(f"the network was built for pictures of {network.image_size}; take `mvg.VolumePredictor`")
         if adapter is not None:
             load_adapter(network, adapter)
         self.network, self.task = network.eval().to(find_device(device)), task
         self.rule, self.plan, self.seed = rule or Percentiles(), plan or NextScale(), seed
+        self.target_rule, self.member_count = target_rule, members
+        self.units: Units | None = None
         self.context: list[Shown] = []
         self.specs: list[Spec] = []
         self.classes: list[int] = []
@@ -111,78 +127,96 @@ class ScalePredictor:
         if task is None and adapter is not None:
             task = adapted_task(adapter)
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
-        rule = stored_rule(weights.describe(folder).get("sources", {}))
-        return cls(weights.load(folder), chosen, **{"rule": rule, "adapter": adapter, **options})
+        rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), chosen)
+        known = {"rule": rule, "target_rule": target_rule, "adapter": adapter}
+        return cls(weights.load(folder), chosen, **{**known, **options})
 
-    def set_context(self, images: Sequence[str | Path], targets: Sequence[str | Path]) -> None:
-        """Reads the context; it stays until the next one is set.
+    def set_context(self, images: Sequence[VolumeSource], targets: Sequence[VolumeSource] | None = None) -> None:
+        """Reads the context; it stays until the next one is set, also if that fails.
 
         Args:
-            images: Files of volumes.
+            images: Volumes: files, arrays or tensors `(X, Y, Z)`, or images of TorchIO; or subjects of TorchIO, which
+                hold the targets, too.
             targets: One for each image; brought onto its grid by the two affines, as in training.
 
         Raises:
             ValueError: If a file is damaged or no volume, pairs do not fit together, or no class is shown.
         """
-        left, right = [Path(path) for path in images], [Path(path) for path in targets]
+        left, right = split(images, targets, self.task.is_label)
         if len(left) != len(right) or not left:
             raise ValueError(f"a context needs a target for each image, got {len(left)} and {len(right)}")
-        for path in (*left, *right):
-            if not is_scan(path):
-                raise ValueError(f"{path}: a network for volumes needs volumes as examples; show NIfTI, MHA or NRRD")
-        self.context = [self._read_pair(*files) for files in zip(left, right, strict=True)]
-        self.classes = self._find_classes(right[0]) if self.task.is_label else []
-        probe = torch.tensor([self.classes]) if self.task.is_label else torch.zeros(1, 1)
-        self.specs = self.task.pose([probe], np.random.default_rng(self.seed))
+        for source in (*left, *right):
+            if not holds_volume(source):
+                name = str(source) if isinstance(source, str | Path) else "a picture"
+                raise ValueError(f"{name}: a network for volumes needs volumes as examples; show NIfTI, MHA or NRRD")
+        read = [self._read_pair(k, *files) for k, files in enumerate(zip(left, right, strict=True))]
+        context: list[Shown] = [shown for shown, _ in read]
+        classes: list[int] = []
+        if self.task.is_label:
+            context, classes = self._find_classes(context)
+        probe = torch.tensor([classes]) if self.task.is_label else torch.zeros(1, 1)
+        specs = self.task.pose([probe], np.random.default_rng(self.seed))
+        self.context, self.classes, self.specs = context, classes, specs
+        self.units = None
+        if not self.task.keeps_units:
+            self.units = units_of([units.limits for _, units in read], [units.kind for _, units in read])
 
-    def _read_pair(self, image: Path, target: Path) -> Shown:
-        volume = read_scan_values(image)
-        wanted = read_target(self.task, target, volume).values
+    def _read_pair(self, number: int, image: VolumeSource, target: VolumeSource) -> tuple[Shown, Units]:
+        volume = scan_of(image, f"context image {number}").volume
+        moved, kind = read_target(self.task, scan_of(target, f"context target {number}"), volume)
+        wanted, limits = moved.values, (0.0, 1.0)
         if self.task.is_label:
             stored: NDArray[Any] = wanted.astype(np.uint8 if wanted.max() < 256 else np.uint16)
         else:
-            stored = normalise(wanted, self.rule.limits(wanted, None))
-        return Shown(self._pyramid(volume, self.rule.limits(volume.values, None)), stored)
+            limits = (self.target_rule or self.rule).limits(wanted, None)
+            stored = normalise(wanted, limits)
+        pyramid = self._pyramid(volume, self.rule.limits(volume.values, None))
+        return Shown(pyramid, stored, volume.path), Units(limits, kind, True)
 
-    def _pyramid(self, volume: Volume, limits: tuple[float, float]) -> Pyramid:
-        image = torch.from_numpy(normalise(volume.values, limits))[None]
+    def _pyramid(self, volume: Volume, limits: tuple[float, float], flips: tuple[int, ...] = ()) -> Pyramid:
+        image = mirror(torch.from_numpy(normalise(volume.values, limits))[None], flips)
         channels = image.expand(self.network.in_channels, *image.shape[1:])
         return Pyramid(channels, self.network.image_size, spacing=volume.spacing)
 
-    def _find_classes(self, first: Path) -> list[int]:
+    def _find_classes(self, context: list[Shown]) -> tuple[list[Shown], list[int]]:
         """Lists the classes that the context shows; masks that hold no values but 0 and 255 are read as class 1."""
-        found = sorted({int(k) for shown in self.context for k in np.unique(shown.target)} - {0})
+        found = sorted({int(k) for shown in context for k in np.unique(shown.target)} - {0})
         if not found:
-            raise ValueError(f"{first}: the targets of the context show no class; mark what is asked for")
+            raise ValueError(
+                f"the targets of the context show no class (first image: {context[0].path}); mark what is asked for"
+            )
         if found != [255]:
-            return found
+            return context, found
         log.info("The targets hold 0 and 255 only: 255 is read as class 1")
-        self.context = [Shown(shown.pyramid, (shown.target > 0).astype(np.uint8)) for shown in self.context]
-        return [1]
+        return [replace(shown, target=(shown.target > 0).astype(np.uint8)) for shown in context], [1]
 
     def describe(self) -> dict[str, Any]:
         """Says what was asked and how, for the description of an answer."""
-        return {"specs": list(self.specs), "next_scale": to_config(self.plan)}
+        units = None if self.units is None else self.units.describe()
+        return {"specs": list(self.specs), "next_scale": to_config(self.plan), "units": units}
 
-    def __call__(self, volume: str | Path | Scan) -> VolumePrediction:
+    def __call__(self, volume: VolumeSource) -> VolumePrediction:
         """Answers one volume after the context.
 
         Args:
-            volume: A NIfTI, MetaImage or NRRD file, or what `read_scan` returned.
+            volume: A file, an array or a tensor `(X, Y, Z)`, an image of TorchIO, or what `read_scan` returned.
 
         Raises:
             ValueError: If no context is set, or the file is damaged or no plain volume.
         """
         if not self.context:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
-        scan = volume if isinstance(volume, Scan) else read_scan(Path(volume))
+        scan = scan_of(volume)
         limits = self.rule.limits(scan.volume.values, None)
-        values = self._answer(scan, limits)
+        values = self._answer(scan, limits, self.context)
+        agreement = Agreement(values, self.classes) if self.member_count else None
+        for number in range(self.member_count):
+            assert agreement is not None
+            agreement.add(self._answer_member(scan, limits, number))
         axis = slicing_axis(scan.volume, "auto")
         assert axis is not None
-        slices = cut(values, axis)
         voxels = {k: int((values == k).sum()) for k in self.classes}
-        answer = to_grid(slices, axis, scan)
+        answer = to_grid(values, scan)
         return VolumePrediction(
             labels=answer if self.task.is_label else None,
             image=None if self.task.is_label else answer,
@@ -191,23 +225,49 @@ class ScalePredictor:
             volumes={k: round(count * scan.voxel, 3) for k, count in voxels.items()},
             limits=limits,
             axis=axis,
-            slices=slices,
+            slices=cut(values, axis),
+            uncertainty=None if agreement is None else to_grid(agreement.map(), scan),
+            agreement=None if agreement is None else agreement.describe(),
+            units=self.units,
         )
 
-    def _answer(self, scan: Scan, limits: tuple[float, float]) -> NDArray[Any]:
-        """Asks everything of one volume; returns classes, or values in its units, `(X, Y, Z)`."""
-        query = self._pyramid(scan.volume, limits)
-        kind = scan.kind
+    def _answer_member(self, scan: Scan, limits: tuple[float, float], number: int) -> NDArray[Any]:
+        """Asks everything of one volume after half of the examples, or of all mirrored."""
+        rng = np.random.default_rng((self.seed, number))
+        shows = [{int(k) for k in np.unique(shown.target)} if self.task.is_label else {0} for shown in self.context]
+        flips = flips_of(number, len(self.context), 3)
+        if len(self.context) > 1 and flips:
+            flips = (-3,)  # left and right lie along X
+        return self._answer(scan, limits, [self.context[k] for k in draw_members(shows, rng)], flips)
+
+    def _answer(
+        self, scan: Scan, limits: tuple[float, float], shown: Sequence[Shown], flips: tuple[int, ...] = ()
+    ) -> NDArray[Any]:
+        """Asks everything of one volume; returns classes, or values in its units, `(X, Y, Z)`.
+
+        Args:
+            scan: The volume.
+            limits: The values that become 0 and 1.
+            shown: The examples.
+            flips: Axes along which the network sees all of it mirrored.
+        """
+        query = self._pyramid(scan.volume, limits, flips)
+        units = self.units or Units(limits, scan.kind, True)
+        kind = units.kind
         if self.task.is_label:
             kind = np.dtype(np.uint8 if max(self.classes) < 256 else np.uint16)
+        pyramids = [mirrored(each.pyramid, flips) for each in shown]
         answer = np.zeros(scan.volume.values.shape, kind)
         best = np.zeros(answer.shape, np.float16) if len(self.specs) > 1 else None
         for number, spec in enumerate(self.specs):
-            context = [each.pyramid.shows(self._paint(each.target, spec), self.plan.largest) for each in self.context]
-            painted = self.plan(self.network, query, context)
+            context = [
+                pyramid.shows(mirror(self._paint(each.target, spec), flips), self.plan.largest)
+                for pyramid, each in zip(pyramids, shown, strict=True)
+            ]
+            painted = mirror(self.plan(self.network, query, context), flips)
             for part in _slabs(answer.shape):
                 decoded = self.task.decode(painted[:, part], spec)
-                new = self._values(decoded, limits, kind)
+                new = self._values(decoded, units, kind)
                 if best is not None:
                     claim = self.task.claim(painted[:, part], spec).numpy().astype(np.float16)
                     wins = claim > best[part] if number else np.ones_like(claim, dtype=bool)
@@ -223,7 +283,7 @@ class ScalePredictor:
             painted[:, part] = spread(self.task.paint(values, spec), self.network.out_channels).half()
         return painted
 
-    def _values(self, decoded: Answer, limits: tuple[float, float], kind: np.dtype[Any]) -> NDArray[Any]:
+    def _values(self, decoded: Answer, units: Units, kind: np.dtype[Any]) -> NDArray[Any]:
         """Turns a decoded part into what is stored."""
         if decoded.labels is not None:
             return decoded.labels.numpy().astype(kind)
@@ -231,7 +291,16 @@ class ScalePredictor:
             raise ValueError(
                 f"{type(self.task).__name__} answers neither label maps nor grey volumes; use a 2D network"
             )
-        return to_units(decoded.image, limits, kind)
+        return to_units(decoded.image, units.limits, kind)
+
+
+def mirrored(pyramid: Pyramid, flips: Sequence[int]) -> Pyramid:
+    """Returns an image mirrored along some axes, at all scales; the targets are left out."""
+    if not flips:
+        return pyramid
+    other = copy.copy(pyramid)
+    other.images, other.targets = [mirror(values, flips) for values in pyramid.images], None
+    return other
 
 
 def _slabs(shape: Sequence[int]) -> Iterator[slice]:

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import gzip
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Union, cast
 
 import nibabel
 import numpy as np
@@ -19,17 +18,21 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Header
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mvg.configuration import from_config, to_config
 from mvg.data.dicom import find_series, is_dicom, to_nifti
 from mvg.data.geometry import from_slices, to_slices
-from mvg.data.intensity import FullScale, Intensity, Percentiles
 from mvg.data.itk import FORMATS
 from mvg.data.location import Location, read_grid
 from mvg.data.readers import PICTURES, VOLUMES, FloatArray, Volume, is_volume
+from mvg.subjects import image_of, is_image, volume_values
+
+if TYPE_CHECKING:
+    import torchio
 
 SCANS = (*VOLUMES, *FORMATS)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _WHOLE = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2"}
 
 
@@ -58,6 +61,55 @@ class Scan:
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
 
+VolumeSource = Union[str, Path, Scan, NDArray[Any], Tensor, "torchio.Image", "torchio.Subject"]
+"""What holds a volume: a file, what was read of one, an array or a tensor `(X, Y, Z)` in RAS+ orientation with voxels
+of 1 mm, or an image of TorchIO, or a subject, whose first intensity image is meant."""
+
+
+def holds_volume(source: Any) -> bool:
+    """Tells whether something holds a volume, not a picture."""
+    source = image_of(source)
+    if isinstance(source, str | Path):
+        return is_scan(Path(source))
+    if is_image(source):
+        return bool(source.shape[-1] > 1)
+    return isinstance(source, Scan) or getattr(source, "ndim", 0) == 3
+
+
+def scan_of(source: VolumeSource, name: str = "volume") -> Scan:
+    """Returns a volume with its grid, wherever it is held.
+
+    Args:
+        source: Where it is.
+        name: What to call it in messages if it has no file.
+
+    Raises:
+        ValueError: If it is damaged or no plain volume.
+    """
+    source = image_of(source)
+    if isinstance(source, Scan):
+        return source
+    if isinstance(source, str | Path):
+        return read_scan(Path(source))
+    if is_image(source):
+        values, affine = volume_values(source)
+    else:
+        values, affine = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source), np.eye(4)
+    if values.ndim != 3 or 0 in values.shape or values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+        raise ValueError(f"{name}: finite numbers (X, Y, Z) are needed, got {values.dtype} of shape {values.shape}")
+    kind = values.dtype if values.dtype.kind in "iu" and values.dtype.itemsize <= 2 else np.dtype(np.float32)
+    image = nibabel.Nifti1Image(values.astype(kind), affine)
+    return _scan_of(image, Path(name), kind)
+
+
+def _scan_of(image: nibabel.Nifti1Image, path: Path, kind: np.dtype[Any]) -> Scan:
+    turned = nibabel.as_closest_canonical(image)
+    values = np.ascontiguousarray(turned.get_fdata(dtype=np.float32))
+    volume = Volume(values, np.asarray(turned.affine, dtype=np.float64), path)
+    _check_angles(volume)
+    return Scan(volume, np.asarray(image.affine, dtype=np.float64), image.shape, kind, image.header)
+
+
 def is_scan(path: Path) -> bool:
     """Tells whether a file is a volume that can be answered, or a slice of a DICOM series, which stands for all."""
     return path.name.lower().endswith(SCANS) or is_slice(path)
@@ -79,10 +131,14 @@ def read_scan_values(path: Path) -> Volume:
     volume = read_grid(Location(path))
     if not isinstance(volume, Volume):
         raise ValueError(f"{path}: this is a picture, but a volume ({', '.join(SCANS)}) is needed; export it as one")
+    _check_angles(volume)
+    return volume
+
+
+def _check_angles(volume: Volume) -> None:
     axes = volume.affine[:3, :3] / np.array(volume.spacing)
     if not np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3:
-        raise ValueError(f"{path}: the affine is sheared; resample the volume onto a grid with right angles")
-    return volume
+        raise ValueError(f"{volume.path}: the affine is sheared; resample the volume onto a grid with right angles")
 
 
 def read_scan(path: Path) -> Scan:
@@ -108,10 +164,7 @@ def read_scan(path: Path) -> Scan:
 def _read_series(path: Path) -> Scan:
     (series,) = find_series(path)
     image = to_nifti(series)
-    turned = nibabel.as_closest_canonical(image)
-    values = np.ascontiguousarray(turned.get_fdata(dtype=np.float32))
-    volume = Volume(values, np.asarray(turned.affine, dtype=np.float64), Path(series.name))
-    return Scan(volume, np.asarray(image.affine, dtype=np.float64), image.shape, image.get_data_dtype(), image.header)
+    return _scan_of(image, Path(series.name), image.get_data_dtype())
 
 
 def _read_itk_header(volume: Volume, path: Path) -> Scan:
@@ -122,7 +175,7 @@ def _read_itk_header(volume: Volume, path: Path) -> Scan:
     affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
     affine[:3, 3] = header.GetOrigin()
     kind = np.dtype(_WHOLE.get(header.GetPixelID(), "f4"))
-    return Scan(volume, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, tuple(header.GetSize()), kind, header)
+    return Scan(volume, _LPS @ affine, tuple(header.GetSize()), kind, header)
 
 
 def cut(values: FloatArray, axis: int) -> FloatArray:
@@ -131,10 +184,15 @@ def cut(values: FloatArray, axis: int) -> FloatArray:
     return slices
 
 
-def to_grid(slices: NDArray[Any], axis: int, scan: Scan) -> NDArray[Any]:
-    """Puts upright slices `(n, H, W)` of any pixel type back onto the grid of a file, in the shape of its header."""
+def uncut(slices: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Puts upright slices `(n, H, W)` of any pixel type back into a RAS+ volume `(X, Y, Z)`."""
     bits = np.dtype(f"i{slices.dtype.itemsize}")  # whatever the bits mean, they only move
-    volume = from_slices(torch.from_numpy(slices.view(bits)), axis).numpy().view(slices.dtype)
+    volume: NDArray[Any] = from_slices(torch.from_numpy(slices.view(bits)), axis).numpy().view(slices.dtype)
+    return volume
+
+
+def to_grid(volume: NDArray[Any], scan: Scan) -> NDArray[Any]:
+    """Puts a RAS+ volume `(X, Y, Z)` onto the grid of a file, in the shape of its header."""
     moved = apply_orientation(volume, ornt_transform(_RAS, io_orientation(scan.affine)))
     return np.ascontiguousarray(moved).reshape(scan.shape)
 
@@ -148,11 +206,18 @@ def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
     Args:
         values: In the shape of the scan.
         scan: Whose grid it is.
-        name: Name of the file, of the scan's kind; `.gz` packs it.
+        name: Name of the file, which says its kind; `.gz` packs it.
     """
-    if not isinstance(scan.header, Nifti1Header):
-        return _encode_itk(values, scan.header, name)
-    header = scan.header.copy()
+    if not is_volume(Path(name)):
+        return _encode_itk(values, scan, name)
+    if isinstance(scan.header, Nifti1Header):
+        header = scan.header.copy()
+    else:
+        header = Nifti1Header()
+        header.set_data_shape(scan.shape)
+        header.set_xyzt_units("mm")
+        header.set_sform(scan.affine, 1)
+        header.set_qform(scan.affine, 1)
     header.set_data_dtype(values.dtype)
     header["cal_min"] = header["cal_max"] = 0
     for text in ("data_type", "db_name", "descrip", "aux_file", "intent_name"):
@@ -162,30 +227,18 @@ def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
     return gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content
 
 
-def _encode_itk(values: NDArray[Any], header: sitk.ImageFileReader, name: str) -> bytes:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetOrigin(header.GetOrigin())
-    image.SetSpacing(header.GetSpacing())
-    image.SetDirection(header.GetDirection())
+def _encode_itk(values: NDArray[Any], scan: Scan, name: str) -> bytes:
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.reshape(values.shape[:3]).transpose(2, 1, 0)))
+    if isinstance(scan.header, sitk.ImageFileReader):
+        grid = scan.header.GetOrigin(), scan.header.GetSpacing(), scan.header.GetDirection()
+    else:
+        axes = (_LPS @ scan.affine)[:3]
+        spacing = np.linalg.norm(axes[:, :3], axis=0)
+        grid = axes[:, 3].tolist(), spacing.tolist(), (axes[:, :3] / spacing).flatten().tolist()
+    image.SetOrigin(grid[0])
+    image.SetSpacing(grid[1])
+    image.SetDirection(grid[2])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"answer{Path(name).suffix.lower()}"
         sitk.WriteImage(image, str(path), True)
         return path.read_bytes()
-
-
-def stored_rule(sources: Mapping[str, Mapping[str, Any]]) -> Intensity:
-    """Finds the rule that brought volumes to [0, 1] in training.
-
-    Args:
-        sources: What weights say of the sources that they were trained on, as `weights.describe` returns it.
-
-    Returns:
-        The rule that all sources state, if there is exactly one; else percentiles. A source that states none was
-        prepared by percentiles; rules that fit pictures alone are left out.
-    """
-    stated: list[Intensity] = []
-    for facts in sources.values():
-        stated += from_config(facts["intensity"]).values() if facts.get("intensity") else [Percentiles()]
-    rules = [rule for rule in stated if not (isinstance(rule, FullScale) and rule.maximum is None)]
-    found = {repr(to_config(rule)): rule for rule in rules}
-    return next(iter(found.values())) if len(found) == 1 else Percentiles()

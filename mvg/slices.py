@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mvg.context import Example
+from mvg.retrieval import Features, far_apart, nearest
 
 ENOUGH = 8
 """Pixels from which on a class counts as shown, where other slices show more."""
@@ -29,28 +32,80 @@ class Slice:
     pixels: Mapping[int, int]
 
 
-def choose_slices(
-    slices: Sequence[Slice], classes: Sequence[int], number: int, position: float | None = None
-) -> list[Slice]:
+Pick = Callable[[Sequence[Slice], int], Sequence[int]]
+"""Picks from slices in order of their position, at most so many; returns their numbers."""
+
+
+def spread_out(slices: Sequence[Slice], share: int) -> list[int]:
+    """Picks slices evenly over all positions."""
+    count = min(share, len(slices))
+    found: list[int] = np.floor((np.arange(count) + 0.5) * len(slices) / count).astype(int).tolist()
+    return found
+
+
+def beside(position: float) -> Pick:
+    """Picks the slices nearest to a relative position."""
+
+    def pick(slices: Sequence[Slice], share: int) -> list[int]:
+        found: list[int] = np.argsort([abs(entry.position - position) for entry in slices], kind="stable")[
+            :share
+        ].tolist()
+        return found
+
+    return pick
+
+
+def drawn(rng: np.random.Generator) -> Pick:
+    """Picks at random, at most half of the slices where there are several."""
+
+    def pick(slices: Sequence[Slice], share: int) -> list[int]:
+        count = min(share, (len(slices) + 1) // 2)
+        return sorted(rng.permutation(len(slices))[:count].tolist())
+
+    return pick
+
+
+class Looks:
+    """Picks slices by what they look like; each is described once.
+
+    Args:
+        describe: Describes an image.
+    """
+
+    def __init__(self, describe: Features) -> None:
+        self.describe = describe
+        self._kept: dict[int, Tensor] = {}
+
+    def of(self, slices: Sequence[Slice]) -> Tensor:
+        """Returns the descriptions, `(n, D)`."""
+        for entry in slices:
+            if id(entry) not in self._kept:
+                self._kept[id(entry)] = self.describe(entry.example.image)
+        return torch.stack([self._kept[id(entry)] for entry in slices])
+
+    def like(self, query: Tensor) -> Pick:
+        """Picks the slices nearest to a description `(D,)`."""
+        return lambda slices, share: nearest(self.of(slices), query, share)
+
+    def apart(self, slices: Sequence[Slice], share: int) -> list[int]:
+        """Picks slices that look as different as possible."""
+        return far_apart(self.of(slices), share)
+
+
+def choose_slices(slices: Sequence[Slice], classes: Sequence[int], number: int, pick: Pick = spread_out) -> list[Slice]:
     """Chooses the slices that a context shows, in order of their position.
 
     Args:
         slices: All of them.
         classes: Classes that are asked for together; every one must occur.
         number: Largest number of slices; each class gets an equal share of it, but at least one slice.
-        position: Take those nearest to this relative position; None spreads them over all positions.
+        pick: Which of the slices that show a class.
     """
     share = max(1, number // len(classes))
     chosen: dict[int, Slice] = {}
     for asked in classes:
         found = _showing(slices, asked)
-        if position is None:
-            picks = np.floor((np.arange(min(share, len(found))) + 0.5) * len(found) / min(share, len(found))).astype(
-                int
-            )
-        else:
-            picks = np.argsort([abs(entry.position - position) for entry in found], kind="stable")[:share]
-        chosen.update((id(found[pick]), found[pick]) for pick in picks.tolist())
+        chosen.update((id(found[place]), found[place]) for place in pick(found, share))
     return sorted(chosen.values(), key=lambda entry: entry.position)
 
 

@@ -29,11 +29,13 @@ class Task(metaclass=Configurable):
         mim: Default share of training episodes trained by masked image modelling, [0, 1]; the rest is autoregressive.
         metrics: Names of what `score` returns, with the direction: True where higher is better.
         primary: The metric that stands for the task in summaries.
+        keeps_units: A painted image has the units of its query; else those of the targets in its context.
     """
 
     is_label: ClassVar[bool] = False
     metrics: ClassVar[Mapping[str, bool]] = {}
     primary: ClassVar[str] = ""
+    keeps_units: ClassVar[bool] = True
     mim: float = 0.9
 
     @abstractmethod

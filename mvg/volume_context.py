@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mvg.answers import Units, units_of
 from mvg.context import Example, present
 from mvg.data.intensity import Intensity
-from mvg.data.preparation import slicing_axis
+from mvg.data.preparation import content_box, slicing_axis
 from mvg.data.readers import FloatArray, Volume, check_labels, resample
 from mvg.predictor import Predictor
-from mvg.rasters import Raster, to_tensor
-from mvg.scans import cut, read_scan_values
+from mvg.rasters import Raster, Source, to_tensor
+from mvg.scans import Scan, VolumeSource, cut, scan_of
 from mvg.slices import Slice
 from mvg.task import Task
 
@@ -26,65 +28,121 @@ log = logging.getLogger(__name__)
 _AIR, _CONTENT = 0.05, 0.02
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What was read of a context for volumes.
+
+    Attributes:
+        slices: The slices at the network's size.
+        axis: The axis across which they were cut; None where they were pictures.
+        units: Units of the targets, where they are images.
+        channels: Channels of the images as they are stored.
+    """
+
+    slices: list[Slice]
+    axis: int | None
+    units: Units | None = None
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How volumes become slices.
+
+    Attributes:
+        slices: How they are cut: an axis, or "auto".
+        rule: Brings images to [0, 1].
+        target_rule: Brings image targets to [0, 1].
+        trim: Cut volumes to the box outside of which the image is air.
+    """
+
+    slices: str
+    rule: Intensity
+    target_rule: Intensity
+    trim: bool = False
+
+    def box(self, volume: Volume) -> tuple[slice, ...]:
+        """Returns the part of a volume that is cut into slices."""
+        values = volume.values
+        return content_box(values, np.ones(values.shape, dtype=bool), self.rule) if self.trim else (slice(None),) * 3
+
+    def axis(self, volume: Volume) -> int:
+        """Returns the axis across which (a part of) a volume is cut."""
+        found = slicing_axis(volume, self.slices)
+        assert found is not None
+        return found
+
+
 def read_volume_slices(
     predictor: Predictor,
-    images: Sequence[Path],
-    targets: Sequence[Path],
-    slices: str,
-    rule: Intensity,
+    images: Sequence[VolumeSource],
+    targets: Sequence[VolumeSource],
+    way: Way,
     empty: bool = False,
-) -> tuple[list[Slice], int]:
+) -> Cut:
     """Reads pairs of volumes one after the other, and keeps their slices at the network's size.
 
     Args:
         predictor: Whose task and network the slices are for.
-        images: Files of volumes.
+        images: Volumes.
         targets: One for each image; brought onto its grid by the two affines, as in training.
-        slices: How volumes are cut.
-        rule: Brings images to [0, 1].
+        way: How volumes become slices.
         empty: Keep the slices of label maps that show no class, too.
-
-    Returns:
-        The slices, and the axis across which they were cut.
 
     Raises:
         ValueError: If a file is damaged, a pair does not overlap, or the volumes would be cut along different axes.
     """
     found: list[Slice] = []
-    axes: list[int] = []
-    for path, target in zip(images, targets, strict=True):
-        volume = read_scan_values(path)
-        axis = slicing_axis(volume, slices)
-        assert axis is not None
-        axes.append(axis)
-        if axis != axes[0]:
-            raise ValueError(f"{path}: it is cut along another axis than {images[0].name}; name one with `slices`")
-        found += _cut_pair(predictor, volume, read_target(predictor.task, target, volume), axis, rule, empty)
-    return found, axes[0]
+    axes: list[tuple[int, Path]] = []
+    bounds: list[tuple[float, float]] = []
+    kinds: list[np.dtype[Any]] = []
+    for number, (source, target) in enumerate(zip(images, targets, strict=True)):
+        volume = scan_of(source, f"context image {number}").volume
+        shown, kind = read_target(predictor.task, scan_of(target, f"context target {number}"), volume)
+        box = way.box(volume)
+        volume, shown = replace(volume, values=volume.values[box]), replace(shown, values=shown.values[box])
+        axes.append((way.axis(volume), volume.path))
+        if axes[-1][0] != axes[0][0]:
+            raise ValueError(
+                f"{volume.path}: it is cut along another axis than {axes[0][1].name}; name one with `slices`"
+            )
+        scale = (0.0, 1.0) if predictor.task.is_label else way.target_rule.limits(shown.values, None)
+        found += _cut_pair(predictor, volume, shown, axes[0][0], way.rule.limits(volume.values, None), scale, empty)
+        bounds.append(scale)
+        kinds.append(kind)
+    return Cut(found, axes[0][0], None if predictor.task.is_label else units_of(bounds, kinds))
 
 
-def read_target(task: Task, path: Path, onto: Volume) -> Volume:
-    """Reads a target of a task and brings it onto the grid of its image.
+def read_target(task: Task, scan: Scan, onto: Volume) -> tuple[Volume, np.dtype[Any]]:
+    """Brings a target of a task onto the grid of its image.
+
+    Returns:
+        The target, and the type that holds its values.
 
     Raises:
-        ValueError: If it is damaged, holds no classes where the task needs them, or does not overlap its image.
+        ValueError: If it holds no classes where the task needs them, or does not overlap its image.
     """
-    target = read_scan_values(path)
+    target = scan.volume
     if task.is_label:
-        check_labels(target.values, path, frozenset())
+        check_labels(target.values, target.path, frozenset())
     moved, seen = resample(target, onto, task.is_label)
     if not seen.any():
-        raise ValueError(f"{path}: it does not overlap its image {onto.path.name}; check their affines")
-    return moved
+        raise ValueError(f"{target.path}: it does not overlap its image {onto.path.name}; check their affines")
+    return moved, scan.kind
 
 
 def _cut_pair(
-    predictor: Predictor, volume: Volume, target: Volume, axis: int, rule: Intensity, empty: bool
+    predictor: Predictor,
+    volume: Volume,
+    target: Volume,
+    axis: int,
+    bounds: tuple[float, float],
+    scale: tuple[float, float],
+    empty: bool,
 ) -> list[Slice]:
     """Cuts a pair into slices; of label maps only those that show a class, unless empty ones are wanted."""
     planes, targets = cut(volume.values, axis), cut(target.values, axis)
-    bounds, is_label = rule.limits(volume.values, None), predictor.task.is_label
-    scale = (0.0, 1.0) if is_label else rule.limits(target.values, None)
+    is_label = predictor.task.is_label
     found = []
     for number, (plane, shown) in enumerate(zip(planes, targets, strict=True)):
         if is_label and not empty and not shown.any():
@@ -99,16 +157,17 @@ def _to_tensor(plane: FloatArray, bounds: tuple[float, float], channels: int) ->
     return to_tensor(Raster(plane[None], "slice"), bounds, channels)
 
 
-def read_picture_slices(predictor: Predictor, images: Sequence[Path], targets: Sequence[Path]) -> list[Slice]:
+def read_picture_slices(predictor: Predictor, images: Sequence[Source], targets: Sequence[Source]) -> Cut:
     """Reads pairs of pictures that are slices; their positions are not known.
 
     Raises:
         ValueError: If a pair cannot be read or does not fit together, or the targets are colours to be painted.
     """
-    shown, wanted = predictor.read_pairs(images, targets)
-    if not predictor.task.is_label and len(wanted[0]) > 1:
+    pairs = predictor.read_pairs(images, targets)
+    if not predictor.task.is_label and len(pairs.targets[0]) > 1:
         raise ValueError(f"{targets[0]}: colours cannot be painted into a volume; save the targets in grey")
-    return [to_slice(predictor, image, target, 0.5) for image, target in zip(shown, wanted, strict=True)]
+    shown = zip(pairs.images, pairs.targets, strict=True)
+    return Cut([to_slice(predictor, image, target, 0.5) for image, target in shown], None, pairs.units, pairs.channels)
 
 
 def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
@@ -123,7 +182,7 @@ def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: floa
     return Slice(Example(fitted.images["image"], fitted.images["target"]), position, pixels)
 
 
-def group_classes(predictor: Predictor, found: Sequence[Slice], first: Path) -> tuple[list[Slice], list[list[int]]]:
+def group_classes(predictor: Predictor, found: Sequence[Slice], first: object) -> tuple[list[Slice], list[list[int]]]:
     """Lists the classes that each pass of the network asks for; of images, class 0 alone.
 
     Masks that together hold no values but 0 and 255 are read as class 1, and the log says so.
@@ -131,7 +190,7 @@ def group_classes(predictor: Predictor, found: Sequence[Slice], first: Path) -> 
     Args:
         predictor: Whose task decides.
         found: Slices of the context.
-        first: File of the first target, for the message.
+        first: The first target, for the message.
 
     Returns:
         The slices, with 255 as 1 where it applies, and the classes of each pass.

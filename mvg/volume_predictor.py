@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mvg import weights
+from mvg.answers import Units, fill_boxes
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
-from mvg.data.preparation import SLICES, slicing_axis
-from mvg.predictor import Pass, Predictor
+from mvg.data.preparation import SLICES
+from mvg.data.readers import FloatArray
+from mvg.episode import Answer
+from mvg.passes import Pass
+from mvg.predictor import Predictor
 from mvg.rasters import Raster, to_units
-from mvg.scans import Scan, cut, is_scan, read_scan, stored_rule, to_grid
-from mvg.slices import Slice, bin_of, choose_slices
-from mvg.volume_context import group_classes, read_picture_slices, read_volume_slices
+from mvg.retrieval import Look, features_of
+from mvg.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid, uncut
+from mvg.slices import Looks, Pick, Slice, beside, bin_of, choose_slices, drawn, spread_out
+from mvg.subjects import split
+from mvg.task import Task
+from mvg.trained import stored_cut, stored_rules
+from mvg.uncertainty import Agreement, flips_of
+from mvg.volume_context import Way, group_classes, read_picture_slices, read_volume_slices
 
 log = logging.getLogger(__name__)
 
-ContextChoice = Literal["spread", "same-position"]
+SliceChoice = Literal["spread", "same-position", "nearest", "diverse"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,9 @@ class VolumePrediction:
         limits: The values of the file that became 0 and 1.
         axis: Slicing axis: 0 for sagittal, 1 for coronal, 2 for axial slices.
         slices: The answer as upright slices `(n, H, W)` along that axis, ascending.
+        uncertainty: In the shape of the file, float32, if it was asked for; see `mvg.uncertainty.Agreement`.
+        agreement: How far further answers agree with this one, if that was asked for.
+        units: Units of an image that are not those of the file.
     """
 
     labels: NDArray[Any] | None
@@ -52,14 +63,25 @@ class VolumePrediction:
     limits: tuple[float, float]
     axis: int
     slices: NDArray[Any]
+    uncertainty: NDArray[np.float32] | None = None
+    agreement: Mapping[str, Any] | None = None
+    units: Units | None = None
+
+    @property
+    def painted(self) -> NDArray[Any]:
+        """The label map, or else the image."""
+        values = self.image if self.labels is None else self.labels
+        assert values is not None
+        return values
 
 
 class VolumePredictor:
     """Answers volumes after the examples of a context, with a network for 2D images.
 
-    Volumes are cut into upright slices as in training. Slices are answered in batches, so that never more than one
-    batch of one class is held as painted. The context is read once; each pass of the network sees the slices that
-    show what it asks for. Pictures in a context follow the range of their pixel type.
+    Volumes are cut into upright slices as in training. Slices are answered in batches, one class after the other: held
+    are the batch, and for each voxel the class that claims it most and its claim, whatever the number of classes. The
+    context is read once; each pass of the network sees the slices that show what it asks for. Pictures in a context
+    follow the range of their pixel type.
 
     Args:
         predictor: Answers slices; its context, and its window, are set here.
@@ -67,9 +89,13 @@ class VolumePredictor:
             takes one axis for all: that of the volumes of the context, or of each query where the context is slices.
         rule: Brings volumes to [0, 1].
         examples: Largest number of slices that a pass sees.
-        choice: Which slices of the context are shown: "spread" over all positions, the same for every query, or those
-            of the "same-position" along the slicing axis, for which one memory is kept for each bin of positions.
+        choice: Which slices of the context are shown: "spread" over all positions or "diverse" (as unlike as
+            possible), both the same for every query; those of the "same-position" along the slicing axis, or the
+            "nearest" in looks, for which each bin of the positions of a query has a context of its own.
         bins: Number of bins of positions.
+        target_rule: Brings targets that are images to [0, 1]; by default `rule`.
+        trim: Cut volumes to the box outside of which they are air; outside of it the answer is 0 or the lowest value.
+        looks: What tells which slices look alike, the "image" or the "network".
 
     Raises:
         ValueError: If an argument is out of range.
@@ -81,21 +107,30 @@ class VolumePredictor:
         slices: str = "auto",
         rule: Intensity | None = None,
         examples: int = 8,
-        choice: ContextChoice = "spread",
+        choice: SliceChoice = "spread",
         bins: int = 8,
+        target_rule: Intensity | None = None,
+        trim: bool = False,
+        looks: Look = "image",
     ) -> None:
         if slices not in SLICES:
             raise ValueError(f"`slices` must be one of {', '.join(SLICES)}, got {slices!r}")
-        if choice not in ("spread", "same-position"):
-            raise ValueError(f"`choice` must be spread or same-position, got {choice!r}")
+        if choice not in get_args(SliceChoice):
+            raise ValueError(f"`choice` must be one of {', '.join(get_args(SliceChoice))}, got {choice!r}")
         if examples < 1 or bins < 1:
             raise ValueError(f"`examples` and `bins` must be at least 1, got {examples} and {bins}")
         predictor.window = None
-        self.predictor, self.slices, self.rule = predictor, slices, rule or Percentiles()
-        self.examples, self.choice, self.bins = examples, choice, bins
+        self.predictor, self.slices, self.rule, self.target_rule = predictor, slices, rule or Percentiles(), target_rule
+        self.examples, self.choice, self.bins, self.trim = examples, choice, bins, trim
+        self.describe_image = features_of(looks, predictor.network)
         self.axis: int | None = None
         self.classes: list[int] = []
+        self.units: Units | None = None
         self.contexts: list[list[Pass]] = []
+        self.members: list[list[list[Pass]]] = []
+        self._found: list[Slice] = []
+        self._groups: list[list[int]] = []
+        self._looks = Looks(self.describe_image)
 
     @classmethod
     def from_pretrained(
@@ -103,9 +138,9 @@ class VolumePredictor:
         folder: str | Path,
         task: str | None = None,
         window: tuple[float, float] | None = None,
-        slices: str = "auto",
+        slices: str | None = None,
         examples: int = 8,
-        choice: ContextChoice = "spread",
+        choice: SliceChoice = "spread",
         **options: Any,
     ) -> VolumePredictor:
         """Loads a trained folder.
@@ -115,88 +150,119 @@ class VolumePredictor:
             task: As in `Predictor.from_pretrained`.
             window: Values of the volumes that become 0 and 1; by default by the rule that all sources of the training
                 state, or else by percentiles of each volume.
-            slices: As in the class.
+            slices: As in the class; by default as in training, if all sources were cut along one axis.
             examples: As in the class.
             choice: As in the class.
             **options: Arguments of `Predictor`.
         """
         predictor = Predictor.from_pretrained(folder, task, **options)
-        return cls(predictor, slices, rule_for(folder, window), examples, choice)
+        rule, target_rule = rules_for(folder, predictor.task, window)
+        axis, trim = stored_cut(weights.describe(folder).get("sources", {}))
+        return cls(predictor, slices or axis, rule, examples, choice, target_rule=target_rule, trim=trim)
 
-    def set_context(self, images: Sequence[str | Path], targets: Sequence[str | Path]) -> None:
-        """Reads the context once; it stays until the next one is set.
+    @property
+    def way(self) -> Way:
+        """How volumes become slices."""
+        return Way(self.slices, self.rule, self.target_rule or self.rule, self.trim)
+
+    @property
+    def passes_of_query(self) -> list[Pass]:
+        """What each slice is asked, if queries have contexts of their own after examples that are spread out."""
+        return self.contexts[0] if self.contexts else self._pose(self._found, self._groups, spread_out)
+
+    def set_context(self, images: Sequence[Any], targets: Sequence[Any] | None = None) -> None:
+        """Reads the context once; it stays until the next one is set, also if that fails.
 
         Args:
-            images: Files of volumes, or of pictures that are slices.
+            images: Volumes: files, arrays or tensors `(X, Y, Z)`, or images of TorchIO. Or pictures that are slices.
+                Or subjects of TorchIO, which hold the targets, too.
             targets: One for each image.
 
         Raises:
             ValueError: If a file is damaged, pairs do not fit together, or no class is shown.
         """
-        left, right = [Path(path) for path in images], [Path(path) for path in targets]
-        kinds = {is_scan(path) for path in (*left, *right)}
+        left, right = split(images, targets, self.predictor.task.is_label)
+        kinds = {holds_volume(source) for source in (*left, *right)}
         if len(left) != len(right) or len(kinds) != 1:
             raise ValueError(
                 f"a context is pairs of volumes or pairs of pictures, got {len(left)} images and {len(right)} targets; "
                 "give both files of a pair one kind"
             )
         if kinds == {True}:
-            found, self.axis = read_volume_slices(self.predictor, left, right, self.slices, self.rule)
+            read = read_volume_slices(self.predictor, left, right, self.way)
         else:
-            found, self.axis = read_picture_slices(self.predictor, left, right), None
+            read = read_picture_slices(self.predictor, left, right)
             if self.choice == "same-position":
                 raise ValueError(f"{left[0]}: a picture has no position in a volume; show volumes, or choose `spread`")
-        found, groups = group_classes(self.predictor, found, right[0])
-        positions = [None] if self.choice == "spread" else [(k + 0.5) / self.bins for k in range(self.bins)]
-        self.contexts = [
-            [each for group in groups for each in self._learn(found, group, position)] for position in positions
-        ]
+        found, groups = group_classes(self.predictor, read.slices, _name(right[0]))
+        looks = Looks(self.describe_image)
+        contexts = [self._pose(found, groups, pick) for pick in self._picks(looks)]
+        members = [self._pose_member(found, groups, number) for number in range(self.predictor.member_count)]
+        self.axis, self._found, self._groups, self._looks = read.axis, found, groups, looks
+        self.contexts, self.members = contexts, members
+        self.predictor.channels, self.predictor.passes = read.channels, contexts[0] if contexts else []
+        self.units = None if self.predictor.task.keeps_units else read.units
         self.classes = sorted(k for group in groups for k in group) if self.predictor.task.is_label else []
 
-    def _learn(self, found: Sequence[Slice], group: Sequence[int], position: float | None) -> list[Pass]:
-        """Shows the network the slices chosen for the classes that one pass asks for."""
-        chosen = [entry.example for entry in choose_slices(found, group, self.examples, position)]
-        targets = [example.target for example in chosen]
-        if self.predictor.task.is_label:
-            targets = [torch.where(torch.isin(target, torch.tensor(group)), target, 0) for target in targets]
-        self.predictor.show([example.image for example in chosen], targets)
-        return self.predictor.passes
+    def _picks(self, looks: Looks) -> list[Pick]:
+        """How the slices of each context are picked that all queries share; none where each has its own."""
+        if self.choice == "nearest":
+            return []
+        if self.choice == "same-position":
+            return [beside((k + 0.5) / self.bins) for k in range(self.bins)]
+        return [spread_out if self.choice == "spread" else looks.apart]
+
+    def _pose(
+        self, found: Sequence[Slice], groups: Sequence[Sequence[int]], pick: Pick, flips: tuple[int, ...] = ()
+    ) -> list[Pass]:
+        """Makes the passes that ask for all classes, each after the slices chosen for what it asks."""
+        passes = []
+        for group in groups:
+            chosen = [entry.example for entry in choose_slices(found, group, self.examples, pick)]
+            targets = [example.target for example in chosen]
+            if self.predictor.task.is_label:
+                targets = [torch.where(torch.isin(target, torch.tensor(group)), target, 0) for target in targets]
+            passes += self.predictor.pose(torch.stack([example.image for example in chosen]), targets, flips)
+        return passes
+
+    def _pose_member(self, found: Sequence[Slice], groups: Sequence[Sequence[int]], number: int) -> list[list[Pass]]:
+        """Asks the same after other slices, every second time of mirrored images."""
+        rng = np.random.default_rng((self.predictor.seed, number))
+        return [self._pose(found, groups, drawn(rng), flips_of(number, len(found), 2))]
 
     def describe(self) -> dict[str, Any]:
         """Says what was asked and how, for the description of an answer."""
-        return {"specs": [each.spec for each in self.contexts[0]], "context_choice": self.choice}
+        specs = [each.spec for each in self.predictor.passes]
+        units = None if self.units is None else self.units.describe()
+        return {"specs": specs, "context_slices": self.choice, "trim": self.trim, "units": units}
 
-    def __call__(self, volume: str | Path | Scan) -> VolumePrediction:
+    def __call__(self, volume: VolumeSource) -> VolumePrediction:
         """Answers one volume after the context.
 
         Args:
-            volume: A NIfTI, MetaImage or NRRD file, or what `read_scan` returned.
+            volume: A file, an array or a tensor `(X, Y, Z)`, an image of TorchIO, or what `read_scan` returned.
 
         Raises:
             ValueError: If no context is set, or the file is damaged or no plain volume.
         """
-        if not self.contexts:
+        if not self._found:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
-        scan = volume if isinstance(volume, Scan) else read_scan(Path(volume))
-        axis = slicing_axis(scan.volume, self.slices) if self.axis is None else self.axis
-        assert axis is not None
-        limits = self.rule.limits(scan.volume.values, None)
-        planes, counts = cut(scan.volume.values, axis), Counter[int]()
-        kind = scan.kind
-        if self.predictor.task.is_label:
-            kind = np.dtype(np.uint8 if max(self.classes) < 256 else np.uint16)
-        slices = np.zeros(planes.shape, kind)
-        for numbers in self._batches(len(planes)):
-            rasters = [Raster(normalise(planes[k], limits)[None], f"{scan.volume.path}, slice {k}") for k in numbers]
-            for number, answer in zip(numbers, self.predictor.predict(rasters), strict=True):
-                if answer.labels is not None:
-                    slices[number] = answer.labels
-                else:
-                    assert answer.image is not None
-                    slices[number] = to_units(torch.from_numpy(answer.image)[None], limits, kind)
-                counts.update(answer.areas)
-        values, voxels = to_grid(slices, axis, scan), dict(sorted(counts.items()))
-        is_label = self.predictor.task.is_label
+        scan = scan_of(volume)
+        box = self.way.box(scan.volume)
+        inner = replace(scan.volume, values=scan.volume.values[box])
+        axis = self.way.axis(inner) if self.axis is None else self.axis
+        limits = self.rule.limits(inner.values, None)
+        planes, is_label = cut(inner.values, axis), self.predictor.task.is_label
+        contexts = self.contexts or self._contexts_like(planes, limits, str(scan.volume.path))
+        answer = self._answer(planes, limits, contexts, scan)
+        agreement = Agreement(answer, self.classes) if self.members else None
+        for member in self.members:
+            assert agreement is not None
+            agreement.add(self._answer(planes, limits, member, scan))
+        whole = self._in_place(answer, box, axis, scan, 0 if is_label else self._units(limits, scan).limits[0])
+        doubt = None if agreement is None else to_grid(self._in_place(agreement.map(), box, axis, scan, 0), scan)
+        voxels = {k: int((answer == k).sum()) for k in self.classes} if is_label else {}
+        values = to_grid(whole, scan)
         return VolumePrediction(
             labels=values if is_label else None,
             image=None if is_label else values,
@@ -205,23 +271,101 @@ class VolumePredictor:
             volumes={k: round(count * scan.voxel, 3) for k, count in voxels.items()},
             limits=limits,
             axis=axis,
-            slices=slices,
+            slices=cut(whole, axis),
+            uncertainty=doubt,
+            agreement=None if agreement is None else agreement.describe(),
+            units=self.units,
         )
 
-    def _batches(self, count: int) -> Iterator[list[int]]:
-        """Lists the slices of a volume in batches of one memory, and lets the predictor ask that memory."""
-        bins = len(self.contexts)
-        places = [bin_of(k / (count - 1) if count > 1 else 0.5, bins) for k in range(count)]
-        self.predictor.classes = self.classes
-        for number, passes in enumerate(self.contexts):
-            held = [k for k, place in enumerate(places) if place == number]
-            self.predictor.passes = passes
-            for start in range(0, len(held), self.predictor.batch):
-                yield held[start : start + self.predictor.batch]
+    def _units(self, limits: tuple[float, float], scan: Scan) -> Units:
+        return self.units or Units(limits, scan.kind, True)
+
+    @staticmethod
+    def _in_place(slices: NDArray[Any], box: tuple[slice, ...], axis: int, scan: Scan, outside: float) -> NDArray[Any]:
+        """Puts the slices of a part of a volume back where they were, `(X, Y, Z)`."""
+        whole = np.full(scan.volume.values.shape, outside, dtype=slices.dtype)
+        whole[box] = uncut(slices, axis)
+        return whole
+
+    def _answer(
+        self, planes: FloatArray, limits: tuple[float, float], contexts: Sequence[Sequence[Pass]], scan: Scan
+    ) -> NDArray[Any]:
+        """Asks everything of the slices `(n, H, W)` of one volume; each voxel goes to the pass that claims it most."""
+        units = self._units(limits, scan)
+        is_label = self.predictor.task.is_label
+        kind = units.kind if not is_label else np.dtype(np.uint8 if max(self.classes) < 256 else np.uint16)
+        answer = np.zeros(planes.shape, kind)
+        claims = np.zeros(planes.shape, np.float16) if max(map(len, contexts)) > 1 else None
+        for each, number, held in self._batches(len(planes), contexts):
+            rasters = [Raster(normalise(planes[k], limits)[None], f"{scan.volume.path}, slice {k}") for k in held]
+            batch = self.predictor.fit_batch(rasters)
+            painted = self.predictor.answer_batch(batch, [raster.size for raster in rasters], each)
+            for k, (found, claim) in zip(held, painted, strict=True):
+                new = self._values(found, units, kind, planes.shape[1:])
+                if claims is not None:
+                    claimed = claim.numpy().astype(np.float16)
+                    wins = claimed > claims[k] if number else np.ones_like(claimed, dtype=bool)
+                    new, claims[k] = np.where(wins, new, answer[k]), np.where(wins, claimed, claims[k])
+                answer[k] = new
+        return answer
+
+    def _values(self, found: Answer, units: Units, kind: np.dtype[Any], size: tuple[int, ...]) -> NDArray[Any]:
+        """Turns a decoded slice into what is stored."""
+        if found.boxes is not None:
+            return fill_boxes(size, found.boxes).numpy().astype(kind)
+        if found.labels is not None:
+            return found.labels.numpy().astype(kind)
+        assert found.image is not None
+        if len(found.image) != 1:
+            raise ValueError(f"{type(self.predictor.task).__name__} paints colours, but volumes hold grey values")
+        return to_units(found.image, units.limits, kind)
+
+    def _batches(self, count: int, contexts: Sequence[Sequence[Pass]]) -> Iterator[tuple[Pass, int, list[int]]]:
+        """Lists passes, their number among those of their context, and the slices of each batch that they are asked."""
+        bins = _bins(count, len(contexts))
+        for passes, held in zip(contexts, bins, strict=True):
+            for number, each in enumerate(passes if held else []):
+                for start in range(0, len(held), self.predictor.batch):
+                    yield each, number, held[start : start + self.predictor.batch]
+
+    def _contexts_like(self, planes: FloatArray, limits: tuple[float, float], name: str) -> list[list[Pass]]:
+        """Makes a context for each bin of positions: the slices that look most like those of the query there."""
+        contexts = []
+        for held in _bins(len(planes), self.bins):
+            rasters = [Raster(normalise(planes[k], limits)[None], name) for k in held]
+            if not rasters:
+                contexts.append(list[Pass]())
+                continue
+            seen = torch.stack([self.describe_image(image) for image in self.predictor.fit_batch(rasters)])
+            contexts.append(self._pose(self._found, self._groups, self._looks.like(seen.mean(0))))
+        self.predictor.passes = next(passes for passes in contexts if passes)
+        return contexts
 
 
-def rule_for(folder: str | Path, window: Sequence[float] | None) -> Intensity:
-    """Returns the rule that brings volumes to [0, 1]: the window, or what the weights in a folder say of training."""
-    rule = Window(*window) if window else stored_rule(weights.describe(folder).get("sources", {}))
+def _bins(count: int, bins: int) -> list[list[int]]:
+    """Divides slices, in their order, by their relative position."""
+    places = [bin_of(k / (count - 1) if count > 1 else 0.5, bins) for k in range(count)]
+    return [[k for k, place in enumerate(places) if place == number] for number in range(bins)]
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else "context target 0"
+
+
+def rules_for(
+    folder: str | Path, task: Task, window: Sequence[float] | None, target_window: Sequence[float] | None = None
+) -> tuple[Intensity, Intensity]:
+    """Returns the rules that bring volumes, and targets that are images, to [0, 1].
+
+    Args:
+        folder: A trained folder.
+        task: What is asked.
+        window: The values of the images that become 0 and 1; by default what the weights say of training.
+        target_window: Those of targets that are images; by default that of the images for tasks that keep units, else
+            what the weights say.
+    """
+    rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), task)
+    rule = Window(*window) if window else rule
+    target_rule = Window(*target_window) if target_window else rule if task.keeps_units else target_rule
     log.info("Volumes are brought to [0, 1] by %s", to_config(rule))
-    return rule
+    return rule, target_rule

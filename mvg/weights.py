@@ -277,9 +277,11 @@ def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
 
     Returns:
         Of "licence", "terms", "commercial" (use is allowed), "modality", "class_names", "intensity" (image role to
-        rule) and "aspect" those that are known.
+        rule), "slices" (how volumes were cut), "trim" (cut to the box outside of which they are air) and "aspect" those
+        that are known.
     """
-    facts = {name: getattr(source, name, None) for name in (*TERMS, "modality", "class_names", "intensity")}
+    names = (*TERMS, "modality", "class_names", "intensity", "slices", "trim")
+    facts = {name: getattr(source, name, None) for name in names}
     known = {**facts, "aspect": aspect}
     return {name: to_config(value) for name, value in known.items() if value or value is False}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class Synthesis(ImageTask):
         joint: Whether all `sources` together are the channels of one input, instead of one of them.
         mim: Share of training episodes trained by masked image modelling, [0, 1].
     """
+
+    keeps_units: ClassVar[bool] = False
 
     def __init__(
         self,

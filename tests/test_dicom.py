@@ -151,7 +151,7 @@ def test_prepared_series_are_grouped_by_patient_and_name_nobody(tmp_path, monkey
 def test_command_answers_a_folder_of_series(command, caplog):  # noqa: F811
     stored = write_series(Path("series"), shape=(16, 16, 5))
     with caplog.at_level("DEBUG"):
-        command("--input", "series", "--output", "out", "--window", "[-1000,800]")
+        command("--input", "series", "--output", "out", "--window", "[-1000,800]", "--format", "nii.gz")
     (series,) = find_series(Path("series"))
     answer = nibabel.load(f"out/{series.name}.nii.gz")
     assert answer.shape == (16, 16, 5)

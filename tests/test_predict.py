@@ -12,8 +12,9 @@ from test_predictor import SIZE, Copy, Oracle, blob, dice
 import tasks
 from mvg import cli, outputs, weights
 from mvg.cli import main
-from mvg.context import PairFiles, choose
+from mvg.context import PairFiles
 from mvg.preview import colour_of
+from mvg.retrieval import choose
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_command_answers_a_folder(folder):
 
 
 def test_sidecar_says_where_an_answer_comes_from(folder):
-    predict("--examples", "1", "--choice", "first", source="queries/a.png", output="out/named.png")
+    predict("--context-size", "1", "--choose", "first", source="queries/a.png", output="out/named.png")
     facts = json.loads(Path("out/named.json").read_text())
     assert [entry["name"] for entry in facts["context"]] == ["case_0"]
     assert facts["weights"]["sha256"] == outputs.fingerprint(Path("weights/model.safetensors"))
@@ -86,11 +87,11 @@ def test_images_keep_their_kind_of_file(folder):
 
 
 def test_colours_that_no_picture_holds_are_refused_before_the_first_is_written(folder, capsys):
-    weights.save("weights", Copy(3, 3), {"synthesis": tasks.Synthesis()})
+    weights.save("weights", Copy(3, 3), {"denoising": tasks.Denoising()})
     for path in Path("context/labels").iterdir():
         Image.open(path).convert("RGB").save(path)
     Image.fromarray(np.zeros(SIZE, np.uint16)).save("queries/z.tif")
-    assert "out/z.tif: pictures cannot hold 3 channels of type uint16" in error_of(capsys, task="synthesis")
+    assert "out/z.tif: pictures cannot hold 3 channels of type uint16" in error_of(capsys, task="denoising")
     assert written() == []
 
 
@@ -190,7 +191,7 @@ def volume():
         (None, ["--size-limit", "100"], ["limit of 100"]),
         (None, ["--size_limit", "100"], ["limit of 100"]),
         (None, ["--device", "toaster"], ["toaster"]),
-        (None, ["--examples", "0"], ["examples"]),
+        (None, ["--context-size", "0"], ["context_size"]),
         (None, ["--batch", "0"], ["batch"]),
         (None, ["--input", "queries/a.png", "--output", "out/a.jpg"], ["out/a.jpg", ".png"]),
     ],

@@ -210,7 +210,7 @@ def test_a_bad_query_is_named_before_anything_is_written(how, words, refused):
     [
         (["--input", "queries/q.nii.gz", "--output", "out.png"], "out.png"),
         (["--slices", "oblique"], "slices"),
-        (["--context_choice", "nearest"], "context_choice"),
+        (["--context_slices", "sideways"], "context_slices"),
         (["--context", "queries"], "queries/images"),
     ],
 )

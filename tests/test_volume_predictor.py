@@ -20,8 +20,9 @@ from mvg.data.location import Location
 from mvg.data.preparation import Recipe, load, prepare
 from mvg.predictor import Predictor
 from mvg.preview import draw_slices
-from mvg.scans import read_scan, stored_rule
-from mvg.slices import Slice, choose_slices
+from mvg.scans import read_scan
+from mvg.slices import Slice, beside, choose_slices, spread_out
+from mvg.trained import stored_rule
 
 SHAPE = (8, 9, 10)
 SIZE = (9, 8)
@@ -243,7 +244,7 @@ def candidates():
     ],
 )
 def test_slices_that_show_the_class_are_chosen_by_position(classes, number, position, expected):
-    chosen = choose_slices(candidates(), classes, number, position)
+    chosen = choose_slices(candidates(), classes, number, spread_out if position is None else beside(position))
     assert [round(9 * entry.position) for entry in chosen] == expected
 
 

@@ -151,12 +151,8 @@ def _read_volumes(
         seen &= True if is_label else field
     if not seen.any():
         raise ValueError(f"{reference.path}: the images of this case do not overlap; check their affines")
-    wanted = seen
-    if recipe.trim:
-        rule = recipe.intensity.get(recipe.reference, Percentiles())
-        wanted = seen & (normalise(reference.values, rule.limits(reference.values[seen], None)) > _AIR)
-        wanted = wanted if wanted.any() else seen
-    box = tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in wanted.nonzero())
+    rule = recipe.intensity.get(recipe.reference, Percentiles())
+    box = content_box(reference.values, seen, rule) if recipe.trim else box_of(seen)
     inside = None if seen[box].all() else seen[box]
     axis = slicing_axis(replace(reference, values=reference.values[box]), recipe.slices)
     grids: dict[str, Grid] = {}
@@ -168,6 +164,17 @@ def _read_volumes(
         column, row = (other for other in range(3) if other != axis)
         return grids, (spacing[row], spacing[column])
     return grids, spacing
+
+
+def box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Returns the smallest box that holds what a mask marks, which must be something."""
+    return tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in mask.nonzero())
+
+
+def content_box(values: FloatArray, seen: NDArray[np.bool_], rule: Intensity) -> tuple[slice, ...]:
+    """Returns the box outside of which a volume is air, or was not seen; all that was seen if all is air."""
+    content = seen & (normalise(values, rule.limits(values[seen], None)) > _AIR)
+    return box_of(content if content.any() else seen)
 
 
 def slicing_axis(volume: Volume, slices: str | None) -> int | None:

@@ -13,6 +13,7 @@ from mvg.next_scale.retrieval import (
     Several,
     Whole,
     Windows,
+    look,
     retrieval_of,
 )
 from mvg.next_scale.rolling import NextScale, Scale, answer_batch
@@ -35,5 +36,6 @@ __all__ = [
     "Windows",
     "answer_batch",
     "levels",
+    "look",
     "retrieval_of",
 ]

@@ -132,20 +132,30 @@ class Nearest(Retrieval):
 
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
         """Returns the nearest windows of each pair."""
-        feature, found = self._feature(asked.image), []
+        feature, found = look(asked.image, self.grid), []
         for k, pyramid in enumerate(context):
             level, kept = pyramid.nearest(asked.spacing), self._kept.setdefault(pyramid, {})
             places = pyramid.candidates(level)
             if level not in kept:
-                kept[level] = torch.stack([self._feature(pyramid.image(level, low)) for low in places])
+                kept[level] = torch.stack([look(pyramid.image(level, low), self.grid) for low in places])
             order = (kept[level] @ feature).argsort(descending=True, stable=True).tolist()
             found += [Crop(k, level, places[place]) for place in (order * self.number)[: self.number]]
         return tuple(found)
 
-    def _feature(self, image: Tensor) -> Tensor:
-        pool = F.adaptive_avg_pool2d if image.ndim == 3 else F.adaptive_avg_pool3d
-        small = pool(image.float(), self.grid).flatten(1)
-        return F.normalize((small - small.mean(1, keepdim=True)).flatten(), dim=0)
+
+def look(image: Tensor, grid: int = 8) -> Tensor:
+    """Describes what an image looks like: its coarse pattern, whatever its brightness and contrast.
+
+    Args:
+        image: `(C, *S)`.
+        grid: Side of the grid that the image is averaged over.
+
+    Returns:
+        `(D,)`, of length 1 unless the image is even; products of two are correlations.
+    """
+    pool = F.adaptive_avg_pool2d if image.ndim == 3 else F.adaptive_avg_pool3d
+    small = pool(image.float(), grid).flatten(1)
+    return F.normalize((small - small.mean(1, keepdim=True)).flatten(), dim=0)
 
 
 class Several(Retrieval):

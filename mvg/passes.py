@@ -1,0 +1,130 @@
+"""What one pass of a network asks, and what the network keeps of contexts, within a limit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from mvg.episode import Spec
+from mvg.models.base import InContextModel, Memory
+
+LIMIT = 1 << 30
+"""Bytes of memories that are kept, where no limit is given."""
+
+
+class Shelf:
+    """Keeps what a network remembers of contexts, those used last.
+
+    So few classes cost no second reading of their context, and many classes no more memory.
+
+    Args:
+        limit: Bytes up to which memories are kept; the last one always is.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
+        self._held: WeakKeyDictionary[Pass, Memory] = WeakKeyDictionary()
+
+    def get(self, asked: Pass) -> Memory:
+        """Returns the memory of a pass; one that was given up is made again."""
+        memory = self._held.pop(asked, None)
+        if memory is None:
+            memory = asked.remember()
+        self._held[asked] = memory
+        sizes = {key: bytes_of(value) for key, value in self._held.items()}
+        total = sum(sizes.values())
+        for key, size in list(sizes.items())[:-1]:
+            if total <= self.limit:
+                break
+            total -= size
+            del self._held[key]
+        return memory
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pass:
+    """What one pass of the network asks.
+
+    Attributes:
+        network: The network.
+        shelf: Keeps its memory.
+        spec: What the task drew.
+        context_images: `(L, C_in, *image_size)`.
+        context_targets: `(L, C_out, *image_size)`.
+        flips: Axes of S, counted from the end, along which query and context are mirrored before the network sees them.
+    """
+
+    network: InContextModel
+    shelf: Shelf
+    spec: Spec
+    context_images: Tensor
+    context_targets: Tensor
+    flips: tuple[int, ...] = ()
+
+    @property
+    def memory(self) -> Memory:
+        """What the network keeps of the context."""
+        return self.shelf.get(self)
+
+    @torch.inference_mode()
+    def remember(self) -> Memory:
+        """Shows the context to the network."""
+        device = next(self.network.parameters()).device
+        shown = (self.context_images, self.context_targets)
+        return self.network.remember(*(mirror(values, self.flips)[None].to(device) for values in shown))
+
+    @torch.inference_mode()
+    def paint(self, batch: Tensor) -> Tensor:
+        """Answers a batch `(B, C_in, *image_size)`; returns `(B, C_out, *image_size)`, float32, on the CPU.
+
+        Raises:
+            ValueError: If the network paints values that are not finite.
+        """
+        device = next(self.network.parameters()).device
+        painted = self.network.answer(mirror(batch, self.flips).to(device), self.memory).float().cpu()
+        if not torch.isfinite(painted).all():
+            raise ValueError("the network painted values that are not finite; its weights may be damaged")
+        return mirror(painted, self.flips)
+
+
+def mirror(values: Tensor, flips: Sequence[int]) -> Tensor:
+    """Mirrors an array along some of its axes; twice gives it back."""
+    return values.flip(*flips) if flips else values
+
+
+def bytes_of(memory: Memory) -> int:
+    """Bytes of all tensors inside tuples, lists, mappings and dataclasses; what they share counts each time."""
+    if isinstance(memory, Tensor):
+        return memory.numel() * memory.element_size()
+    if isinstance(memory, Mapping):
+        return sum(map(bytes_of, memory.values()))
+    if isinstance(memory, tuple | list):
+        return sum(map(bytes_of, memory))
+    if dataclasses.is_dataclass(memory):
+        return sum(bytes_of(getattr(memory, field.name)) for field in dataclasses.fields(memory))
+    return 0
+
+
+def spread(target: Tensor, most: int) -> Tensor:
+    """Repeats a painted target `(C, *S)` of one channel to the `most` channels of a network."""
+    held = len(target)
+    if held not in (1, most):
+        raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
+    return target.expand(most, *target.shape[1:])
+
+
+def better(before: tuple[Any, Tensor] | None, new: tuple[Any, Tensor]) -> tuple[Any, Tensor]:
+    """Gives each pixel to the pass that claims it most; an answer that is no label map replaces the one before."""
+    if before is None or new[0].labels is None or before[0].labels is None:
+        return new
+    wins = new[1] > before[1]
+    labels = torch.where(wins, new[0].labels, before[0].labels)
+    return dataclasses.replace(new[0], labels=labels), torch.where(wins, new[1], before[1])

@@ -1,0 +1,152 @@
+"""What a run of `mvg predict` will do and take, found before the network is asked anything."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+from mvg.memory import GIB, Need, fit_batch, in_gib, need_of, resident, voxels_of
+from mvg.next_scale.level import Level, levels
+from mvg.outputs import Job
+from mvg.passes import LIMIT
+from mvg.predict_pictures import check_job
+from mvg.predict_volumes import check_volume
+from mvg.predictor import Predictor
+from mvg.rasters import read_raster
+from mvg.run_facts import AnyPredictor, Groups, plain
+from mvg.scale_predictor import ScalePredictor
+from mvg.scans import Scan, is_scan, read_scan
+from mvg.volume_predictor import VolumePredictor
+
+log = logging.getLogger(__name__)
+
+
+def windows_of(level: Level, overlap: float) -> int:
+    """Number of windows in which a level is answered."""
+    count = 1
+    for size, side in zip(level.padded, level.window, strict=True):
+        count *= math.ceil((size - side) / max(1, int(side * (1 - overlap)))) + 1
+    return count
+
+
+def volume_bytes(predictor: AnyPredictor, scan: Scan) -> int:
+    """Bytes of the arrays that are held while one volume is answered; they do not grow with the number of classes."""
+    voxels, members = voxels_of(scan.volume.values.shape), 0
+    if isinstance(predictor, ScalePredictor):
+        network = predictor.network
+        painted = 4 * network.out_channels * 2  # the answer and its weights in the blending of windows
+        context = sum(voxels_of(shown.target.shape) for shown in predictor.context)
+        members = 4 * voxels if predictor.member_count else 0
+        return voxels * (4 + 6 + painted + 8) + context * (6 + 3 * network.out_channels) + members
+    if isinstance(predictor, VolumePredictor):
+        members = 6 * voxels if predictor.predictor.member_count else 0
+    return 20 * voxels + members
+
+
+def largest_query(predictor: AnyPredictor, jobs: Sequence[Job]) -> int:
+    """Most bytes of arrays that one query needs beside the network; pictures are small."""
+    return max((volume_bytes(predictor, read_scan(job.query)) for job in jobs if is_scan(job.query)), default=0)
+
+
+def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, limit: float) -> None:
+    """Makes batches, chunks and what is kept of contexts small enough for a limit on memory.
+
+    Args:
+        predictor: What answers; changed in place.
+        jobs: The queries.
+        examples: Largest number of examples.
+        limit: GiB that the process may take.
+
+    Raises:
+        ValueError: If not even one image at a time fits, or the limit is not positive.
+    """
+    if limit <= 0:
+        raise ValueError(f"`memory_limit` must be greater than 0 GiB, got {limit}")
+    inner = plain(predictor)
+    batch = inner.plan.batch if isinstance(inner, ScalePredictor) else inner.batch
+    room = int(limit * GIB) - resident() - largest_query(predictor, jobs)
+    need = need_of(inner.network, examples)
+    if need is None:
+        raise ValueError("the memory of this network cannot be estimated; leave out --memory-limit and set --batch")
+    fitting = fit_batch(need, batch, room)
+    if not fitting and getattr(inner.network, "chunk", None) is not None:
+        setattr(inner.network, "chunk", 1)  # noqa: B010
+        need = need_of(inner.network, examples) or need
+        fitting = fit_batch(need, batch, room)
+    if not fitting:
+        least = int(limit * GIB) - room + need.memory + need.peak(1)
+        raise ValueError(
+            f"one image with {examples} examples needs about {in_gib(least)}, more than `memory_limit` {limit} GiB; "
+            "lower --context-size"
+        )
+    log.info("%d images are answered together, within %s GiB", fitting, limit)
+    if isinstance(inner, ScalePredictor):
+        inner.plan.batch = fitting
+    else:
+        inner.batch = fitting
+        inner.shelf.limit = max(need.memory, min(LIMIT, room - need.peak(fitting)))
+
+
+def describe_plan(
+    predictor: AnyPredictor, groups: Groups, candidates: int, examples: int, members: int, preview: bool
+) -> str:
+    """Says what a run will do: what is read and written, how often the network is asked, and the memory it takes.
+
+    Examples and queries are read and checked; the network is asked nothing.
+
+    Raises:
+        ValueError: If a context or a query cannot be used.
+    """
+    lines, asked = [], 0
+    most = 0
+    for chosen, jobs in groups:
+        predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+        lines.append(f"examples: {len(chosen)} of {candidates}: {', '.join(pair.name for pair in chosen)}")
+        if predictor.classes:
+            lines.append(f"  classes: {', '.join(map(str, predictor.classes))}")
+        for job in jobs:
+            line, count, held = _describe_job(predictor, job)
+            files = [job.answer, job.sidecar, *([job.preview] if preview else []), *([job.uncertainty] * bool(members))]
+            lines += [f"  {job.name}: {line}", f"    -> {', '.join(map(str, files))}"]
+            asked, most = asked + count * (1 + members), max(most, held)
+    need = need_of(plain(predictor).network, examples)
+    lines += [f"the network is asked {asked} times", describe_memory(predictor, need, most)]
+    return "\n".join(lines) + "\n"
+
+
+def _describe_job(predictor: AnyPredictor, job: Job) -> tuple[str, int, int]:
+    """Says what a query is; returns also how often the network is asked, and the bytes of its arrays."""
+    if isinstance(predictor, Predictor):
+        check_job(predictor, job)
+        size = read_raster(job.query, size_limit=predictor.size_limit).size
+        count = len(predictor.passes)
+        return f"{size[0]} x {size[1]} pixels, passes: {count}", count, 0
+    scan = check_volume(job, plain(predictor).task.is_label)
+    shape = " x ".join(map(str, scan.shape))
+    if isinstance(predictor, ScalePredictor):
+        found = levels(scan.volume.values.shape, predictor.network.image_size)
+        scales = found[-1:] if predictor.plan.single else found
+        windows = [windows_of(level, predictor.plan.overlap) for level in scales]
+        count = len(predictor.specs) * sum(windows)
+        text = f"{shape} voxels, windows from coarse to fine: {', '.join(map(str, windows))}"
+        return f"{text}, passes: {len(predictor.specs)}", count, volume_bytes(predictor, scan)
+    axis = predictor.way.axis(scan.volume) if predictor.axis is None else predictor.axis
+    slices = scan.volume.values[predictor.way.box(scan.volume)].shape[axis]
+    passes = len(predictor.passes_of_query)
+    return f"{shape} voxels, {slices} slices, passes: {passes}", slices * passes, volume_bytes(predictor, scan)
+
+
+def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> str:
+    """Says how much memory is needed, and for what."""
+    inner = plain(predictor)
+    if need is None:
+        return "memory: not estimated for this network"
+    batch = inner.plan.batch if isinstance(inner, ScalePredictor) else inner.batch
+    kept = need.memory
+    if isinstance(inner, Predictor):
+        count = len(predictor.passes_of_query if isinstance(predictor, VolumePredictor) else inner.passes)
+        kept = max(need.memory, min(count * need.memory, inner.shelf.limit))
+    parts = {"program": resident(), "contexts": kept, "network at work": need.peak(batch), "arrays of a query": arrays}
+    each = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
+    return f"memory: about {in_gib(sum(parts.values()))} at the peak, with {batch} images together ({each})"
