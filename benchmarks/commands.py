@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,9 +31,8 @@ def benchmark(args: Sequence[str]) -> None:
 
         leaderboard(list(args[1:]))
         return
-    known: dict[str, Callable[..., None]] = {"run": run, "cases": cases, "export": export}
     auto_cli(
-        known,
+        {"run": run, "cases": cases, "export": export},
         args=list(args),
         as_positional=False,
         parser_mode="omegaconf",

@@ -85,15 +85,17 @@ class Trained(Entrant):
         self.digest = digest("weights", mvg.__version__, *files, slices or 0, swaps)
         self._known = {name: entry["class_path"] for name, entry in facts["tasks"].items()}
         self._predictor: Predictor | VolumePredictor | ScalePredictor | None = None
-        self._made: tuple[str, int, int] | None = None
+        self._made: tuple[str, int, int, str] | None = None
 
     def ask(self, question: Question, dims: int, shot: int, draw: int) -> None:
         """Makes the predictor for a kind of task; the task of the weights is taken if they know it."""
         path = to_config(question.asked)["class_path"]
         task = next((name for name, known in self._known.items() if known == path), path)
-        if self._made == (task, dims, shot):
+        made = (task, dims, shot, question.slices)
+        if self._made == made:
             return
-        self._made, options = (task, dims, shot), {"device": self.device}
+        self._made = made
+        options: dict[str, Any] = {"device": self.device}
         if self.dims == 3:
             self._predictor = ScalePredictor.from_pretrained(self.folder, task, **options) if dims == 3 else None
             if isinstance(self._predictor, ScalePredictor):
@@ -101,8 +103,8 @@ class Trained(Entrant):
         elif dims == 2:
             self._predictor = Predictor.from_pretrained(self.folder, task, window=(0.0, 1.0), **options)
         else:
-            shown: dict[str, Any] = {"examples": self.slices or shot, "choice": "same-position"}
-            self._predictor = VolumePredictor.from_pretrained(self.folder, task, (0.0, 1.0), **shown, **options)
+            options |= {"slices": question.slices, "examples": self.slices or shot, "choice": "same-position"}
+            self._predictor = VolumePredictor.from_pretrained(self.folder, task, (0.0, 1.0), **options)
 
     def set_context(self, images: Sequence[Path], targets: Sequence[Path]) -> None:
         """Reads the examples once."""

@@ -1,3 +1,5 @@
+# The header classes of nibabel carry no types.
+# mypy: disable-error-code="no-untyped-call"
 """What entrants are shown: queries and contexts as files, the same for all of them, and what answers are compared with.
 
 Volumes are NIfTI in RAS+ orientation on their own grid, pictures are NPY `(H, W)`: float32, brought to [0, 1] by the
@@ -31,6 +33,9 @@ from mvg.data.subject import Item, Subject
 from mvg.episode import Pair, Spec
 from tasks import Detection, Inpainting, Segmentation
 from tasks.painting import marked
+
+SHOWN = 0.001
+"""Share of a picture that a structure has to cover before the picture is an example of it."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,17 @@ class Inputs:
         """Tells whether a case has the images and the label map that are needed, whatever they show."""
         asked = self.question.asked
         if isinstance(asked, Segmentation | Detection):
-            return {asked.labels, self.role} <= files_of(self.source)[case.case].keys()
+            return files_of(self.source)[case.case].keys() >= {asked.labels, self.role}
         return asked.accepts(Index([self._item(case)]))
 
     def shows(self, case: Case, label: int | None = None) -> bool:
-        """Tells whether a case can be an example: whether it holds what is needed, and the structure."""
+        """Tells whether a case can be an example: whether it holds what is needed, and enough of the structure."""
         asked = self.question.asked
         if not self.holds(case) or not isinstance(asked, Segmentation | Detection):
             return self.holds(case)
-        return bool((self._labels(case.case, asked.labels, self.role) == (label or self.question.label)).any())
+        shown = self._labels(case.case, asked.labels, self.role) == (label or self.question.label)
+        least = SHOWN * shown.size if shown.ndim == 2 else 0
+        return int(shown.sum()) >= max(self.source.min_pixels, least)
 
     def _truth(
         self, grid: Grid, mask: Mask | None = None, image: NDArray[np.float32] | None = None, hole: Mask | None = None
@@ -210,7 +217,7 @@ class Inputs:
         for path, values in zip(paths, (image, target), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_grid(path, values, grid.affine)
-        return Example(*paths, truth, grid.affine)
+        return Example(paths[0], paths[1], truth, grid.affine)
 
 
 def write_grid(path: Path, values: NDArray[Any], affine: NDArray[np.float64] | None) -> None:

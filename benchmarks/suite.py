@@ -61,6 +61,7 @@ class Question:
         label: Class index of the structure, None for image tasks.
         structure: Name of the structure, "" for image tasks.
         asked: The task itself, narrowed to the variant.
+        slices: How volumes are cut for networks in 2D: "axial", "coronal", "sagittal", or "auto".
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class Question:
     label: int | None
     structure: str
     asked: Task
+    slices: str = "auto"
 
     @property
     def name(self) -> str:
@@ -166,15 +168,16 @@ class Suite:
         for variant, arguments in entry["variants"].items():
             made = from_config({"class_path": entry["class_path"], "init_args": {**arguments, **changes}})
             kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(made).__name__).lower()
+            slices = held.source.slices or "auto"
             if not isinstance(made, Segmentation | Detection):
-                yield Question(held.name, kind, variant, None, "", made)
+                yield Question(held.name, kind, variant, None, "", made, slices)
                 continue
             known = held.source.class_names.get(made.labels, {})
             chosen = held.structures or sorted(set(known) - {0})
             if not chosen:
                 raise ValueError(f"data set {held.name!r} names no class of {made.labels!r}; list its `structures`")
             for label in chosen:
-                yield Question(held.name, kind, variant, label, known.get(label, f"class {label}"), made)
+                yield Question(held.name, kind, variant, label, known.get(label, f"class {label}"), made, slices)
 
 
 def load_suite(path: str | Path) -> Suite:
