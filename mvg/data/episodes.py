@@ -231,7 +231,8 @@ class EpisodeDataset(Dataset[Episode]):
         """Says whether an episode is of a finer level than the first, as all of its batch."""
         if not self.training or self.next_scale is None:
             return False
-        return self._rng(index // (self.batch_size * self.ranks), _FINE).random() >= self.next_scale.first
+        draw = self._rng(index // (self.batch_size * self.ranks), _FINE).random()
+        return self.next_scale.single or draw >= self.next_scale.first
 
     def plan_pair(
         self,
@@ -304,7 +305,7 @@ class EpisodeDataset(Dataset[Episode]):
             cases=(plan.items[0].case,),
             context_cases=(tuple(item.case for item in plan.items[1:]),),
         )
-        if plan.fine and self.next_scale is not None:
+        if plan.fine and self.next_scale is not None and not self.next_scale.single:
             coarse = self.next_scale.coarse(pairs[0], step, task.is_label, rng)
             episode = replace(episode, coarse_image=coarse.image[None], coarse_target=_target(coarse)[None])
         return self._swap(episode, plan, subjects, rng) if self.controls else episode

@@ -48,6 +48,7 @@ class FileSource(Source):
         slices: How volumes are cut: "axial", "coronal", "sagittal", "auto", or null to keep them whole.
         trim: Cut volumes to the box outside of which the reference image is air.
         longest: Reduce pictures until their longer side is at most this; null keeps them.
+        spacing: Reduce whole volumes (`slices: null`) to voxels of this size in mm; coarser axes stay. Null keeps them.
         min_pixels: Pixels from which on a class counts as present in an image.
         min_content: Share of pixels that are not air, below which an image is not offered in training.
         min_size: Cases with fewer pixels along an axis of S are left out.
@@ -68,12 +69,15 @@ class FileSource(Source):
         min_content: float,
         min_size: int,
         cache: str | None,
+        spacing: float | None = None,
     ) -> None:
         if slices is not None and slices not in SLICES:
             raise ValueError(f"`slices` must be one of {SLICES} or null, got {slices!r}")
+        if spacing is not None and (slices is not None or not spacing > 0):
+            raise ValueError(f"`spacing` reduces whole volumes to voxels above 0 mm; set `slices` to null, got {spacing}")
         self.name, self.licence, self.modality = name, licence, modality
         self.class_names, self.intensity = class_names or {}, intensity or {}
-        self.slices, self.trim, self.longest = slices, trim, longest
+        self.slices, self.trim, self.longest, self.spacing = slices, trim, longest, spacing
         self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
         self.cache = cache
         self._records: dict[str, Any] = {}
@@ -108,7 +112,7 @@ class FileSource(Source):
         """How the cases are prepared."""
         labels, reference = self.kinds()
         classes = {role: frozenset(names) - {0} for role, names in self.class_names.items()}
-        return Recipe(labels, reference, self.intensity, self.slices, classes, self.trim, self.longest)
+        return Recipe(labels, reference, self.intensity, self.slices, classes, self.trim, self.longest, self.spacing)
 
     @property
     def dims(self) -> int:  # type: ignore[override]
@@ -128,6 +132,7 @@ class FileSource(Source):
             to_config(dict(recipe.intensity)),
             {role: sorted(names) for role, names in recipe.classes.items()},
             [recipe.reference, recipe.slices, recipe.trim, recipe.longest],
+            *([] if recipe.spacing is None else [recipe.spacing]),
         )
         base = Path(self.cache) if self.cache is not None else default_folder()
         return base / f"{self.name.replace('/', '_')}-{key}"
@@ -186,6 +191,15 @@ class FileSource(Source):
         record = {"stamp": mark, "files": names, **prepared.facts()}
         return store.add(case, record, Facts.of(prepared.content, prepared.counts))
 
+    @cached_property
+    def masks(self) -> frozenset[str]:
+        """Label roles without names that hold 0 and 255 alone in all cases: 255 is read as class 1, as in prediction."""
+        found: dict[str, set[int]] = {}
+        for record in self.records().values():
+            for role, classes in record["classes"].items():
+                found.setdefault(role, set()).update(classes)
+        return frozenset(role for role, classes in found.items() if classes == {255} and role not in self.class_names)
+
     def items(self, split: str, cohort: int = 0) -> Sequence[Item]:
         """Returns the items of a split by case and slice; training leaves out slices of nothing but air."""
         if split not in self._items:
@@ -196,7 +210,7 @@ class FileSource(Source):
             )
             labels = sorted({role for record in records.values() for role in record["files"]} & self.recipe.label_roles)
             made = select(
-                self._facts,
+                self._facts.renamed({f"{role}=255": f"{role}=1" for role in self.masks}),
                 list(records),
                 [groups.get(case, case) for case in records],
                 [record["count"] for record in records.values()],
@@ -218,7 +232,7 @@ class FileSource(Source):
         for role, name in record["files"].items():
             stored = read_part(self.folder / name, item.slice or 0, (record["count"], *record["shape"]))
             if role in self.recipe.label_roles:
-                labels[role] = torch.from_numpy(stored.astype(np.int64))
+                labels[role] = torch.from_numpy((stored > 0 if role in self.masks else stored).astype(np.int64))
             else:
                 images[role] = torch.from_numpy(load(stored))[None]
         ranges = {role: (limits[0], limits[1]) for role, limits in record["ranges"].items()}

@@ -40,6 +40,7 @@ class FolderSource(FileSource):
             keep them whole.
         trim: Cut volumes to the box outside of which the reference image is air.
         longest: Reduce pictures until their longer side is at most this; null keeps them.
+        spacing: Reduce whole volumes (`slices: null`) to voxels of this size in mm; coarser axes stay. Null keeps them.
         split: Split ("train", "val", "test") to its share of the patients, or to a list of case names with `*`.
         seed: Seed of the split by shares.
         groups: Case to patient, where several cases belong to one patient.
@@ -75,6 +76,7 @@ class FolderSource(FileSource):
         min_content: float = 0.02,
         min_size: int = 1,
         cache: str | None = None,
+        spacing: float | None = None,
     ) -> None:
         super().__init__(
             name or Path(root).name,
@@ -89,6 +91,7 @@ class FolderSource(FileSource):
             min_content,
             min_size,
             cache,
+            spacing,
         )
         self.root, self.roles = root, roles or {"image": "images", "labels": "labels"}
         self.optional = frozenset(optional or ())

@@ -51,6 +51,7 @@ class ManifestSource(FileSource):
             keep them whole.
         trim: Cut volumes to the box outside of which the reference image is air.
         longest: Reduce pictures until their longer side is at most this; null keeps them.
+        spacing: Reduce whole volumes (`slices: null`) to voxels of this size in mm; coarser axes stay. Null keeps them.
         min_pixels: Pixels from which on a class counts as present in an image.
         min_content: Share of pixels that are not air, below which an image is not offered in training; slices whose
             reference image is not are left out. Validation and test hold everything.
@@ -78,6 +79,7 @@ class ManifestSource(FileSource):
         cache: str | None = None,
         terms: str = "",
         commercial: bool | None = None,
+        spacing: float | None = None,
     ) -> None:
         super().__init__(
             name or Path(manifest).stem,
@@ -92,6 +94,7 @@ class ManifestSource(FileSource):
             min_content,
             min_size,
             cache,
+            spacing,
         )
         self._prefix = f"{Path(manifest).parent}{os.sep}"
         self.manifest, self.reference = manifest, reference

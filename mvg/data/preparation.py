@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvg.data.cache import Stored
-from mvg.data.geometry import resize, resize_labels, to_slices
+from mvg.data.geometry import majority_labels, resize, resize_labels, to_slices
 from mvg.data.intensity import FullScale, Intensity, Percentiles, normalise
 from mvg.data.location import Location, read_grid
 from mvg.data.readers import FloatArray, Picture, Volume, check_labels, resample
@@ -33,6 +33,7 @@ class Recipe:
         classes: Label role to its known classes; all are allowed for a role that is missing here.
         trim: Cut volumes to the box outside of which the reference image is air.
         longest: Pictures are reduced until their longer side is at most this; None keeps them.
+        spacing: Whole volumes are reduced along the axes on which their voxels are smaller, in mm; None keeps them.
     """
 
     label_roles: frozenset[str]
@@ -42,6 +43,7 @@ class Recipe:
     classes: Mapping[str, frozenset[int]]
     trim: bool = False
     longest: int | None = None
+    spacing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,27 @@ def _read_volumes(
     if axis is not None:
         column, row = (other for other in range(3) if other != axis)
         return grids, (spacing[row], spacing[column])
+    if recipe.spacing is not None:
+        return _coarsen(grids, spacing, recipe.spacing, recipe.label_roles)
     return grids, spacing
+
+
+def _coarsen(
+    grids: Mapping[str, Grid], spacing: Sequence[float], wanted: float, label_roles: Collection[str]
+) -> tuple[dict[str, Grid], tuple[float, ...]]:
+    """Reduces whole volumes to voxels of about `wanted` mm; axes that are as coarse already stay.
+
+    Images are averaged, a new voxel has the class that covers most of it, and was seen if at least half of it was.
+    """
+    old = next(iter(grids.values()))[0].shape[1:]
+    size = [max(1, min(side, round(side * step / wanted))) for side, step in zip(old, spacing, strict=True)]
+    reduced: dict[str, Grid] = {}
+    for role, (values, inside, full_scale) in grids.items():
+        known = torch.from_numpy(np.ascontiguousarray(values))
+        small = majority_labels(known[0], size)[None] if role in label_roles else resize(known.float(), size)
+        seen = None if inside is None else resize(torch.from_numpy(inside).float(), size).numpy() >= 0.5
+        reduced[role] = (small.numpy(), seen, full_scale)
+    return reduced, tuple(step * side / new for step, side, new in zip(spacing, old, size, strict=True))
 
 
 def box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:

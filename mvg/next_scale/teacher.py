@@ -39,6 +39,7 @@ class TeacherForcing(metaclass=Configurable):
         noise: Largest standard deviation of each noise, in units of the data range.
         whole: Size to which validation and test bring whole volumes, which are then answered from coarse to fine; null
             scores the first level alone.
+        single: Train windows of the finest level alone, without a coarser answer, to compare with.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -52,6 +53,7 @@ class TeacherForcing(metaclass=Configurable):
         jitter: float = 0.2,
         noise: float = 0.05,
         whole: list[int] | None = None,
+        single: bool = False,
     ) -> None:
         for name, share in {"first": first, "same_place": same_place}.items():
             if not 0 <= share <= 1:
@@ -61,7 +63,7 @@ class TeacherForcing(metaclass=Configurable):
         if blur < 0 or noise < 0:
             raise ValueError(f"`blur` and `noise` must not be negative, got {blur} and {noise}")
         self.first, self.same_place, self.blur, self.jitter, self.noise = first, same_place, blur, jitter, noise
-        self.whole = None if whole is None else tuple(whole)
+        self.whole, self.single = None if whole is None else tuple(whole), single
 
     def place(
         self,
@@ -88,6 +90,7 @@ class TeacherForcing(metaclass=Configurable):
             return [each[0].placement(each[0].around((0.5,) * len(window))) for each in scales], (1.0,) * len(window)
         shown = [content(subject) if mask is None else mask for subject, mask in zip(subjects, anchors, strict=True)]
         number = int(rng.integers(1, len(scales[0]))) if len(scales[0]) > 1 else 0
+        number = len(scales[0]) - 1 if self.single else number
         level, known = scales[0][number], all(subject.spacing for subject in subjects)
         step = (2.0,) * len(window)
         if number:
