@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +116,8 @@ def adapt_files(
     predictor = Predictor.from_pretrained(
         weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **options
     )
-    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rules_for(weights, predictor.task, window)[0])
+    rule = partial(rules_for, weights, predictor.task, window)
+    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rule()[0])
     network = predictor.network.cpu()
     start = time.perf_counter()
     outcome, facts = adapt_to_cases(network, predictor.task, cases, groups, plan, validation)

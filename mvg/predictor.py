@@ -104,7 +104,7 @@ class Predictor:
             load_adapter(network, adapter)
         self.network, self.task = network.eval().to(self.device), task
         self.aspect, self.window, self.batch, self.seed, self.size_limit = aspect, window, batch, seed, size_limit
-        self.member_count, self.shelf = members, shelf or Shelf()
+        self.member_count, self.shelf = members, Shelf() if shelf is None else shelf
         self.passes: list[Pass] = []
         self.members: list[list[Pass]] = []
         self.units: Units | None = None

@@ -154,7 +154,7 @@ def test_pictures_are_examples_for_volumes(command):
 
 def test_images_of_two_calls_are_the_same_bytes(command):
     for folder in ("out", "again"):
-        command("--task", "denoising", "--output", folder, "--context-choice", "same-position")
+        command("--task", "denoising", "--output", folder, "--context-slices", "same-position")
     assert Path("out/q.nii.gz").read_bytes() == Path("again/q.nii.gz").read_bytes()
 
 

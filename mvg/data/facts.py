@@ -42,6 +42,10 @@ class Facts:
             },
         )
 
+    def renamed(self, names: Mapping[str, str]) -> Facts:
+        """Returns the same facts with other names for some role and class."""
+        return Facts(self.content, {names.get(key, key): marks for key, marks in self.marks.items()}) if names else self
+
     def part(self, start: int, stop: int) -> Facts:
         """Returns the facts of a range of slices, numbered from 0."""
         marks = {}

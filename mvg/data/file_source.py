@@ -193,7 +193,7 @@ class FileSource(Source):
 
     @cached_property
     def masks(self) -> frozenset[str]:
-        """Label roles without names that hold 0 and 255 alone in all cases: 255 is read as class 1, as in prediction."""
+        """Label roles without names that hold 0 and 255 alone in all cases; 255 is class 1, as in prediction."""
         found: dict[str, set[int]] = {}
         for record in self.records().values():
             for role, classes in record["classes"].items():

@@ -1,0 +1,186 @@
+"""How much the choice of examples gives over random ones, on real patients.
+
+    MVG_DATA=/data python -m benchmarks.context_choice --weights runs/real_2d/weights --output results [--queries 40]
+
+For every source and segmentation task, test slices that show a class are answered after 1, 4 and 16 training slices
+that show it: drawn at "random", at the nearest "position" in their volume, nearest in looks by the image or by the
+network's features, or "diverse". All choices see the same queries and the same candidates. Each finished job leaves one
+file in `jobs/`, and is not run again when the command is started anew. From all of them the command writes
+`records.csv` and `table.md`: the mean Dice over patients, and its difference to random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.evaluation import load_data
+from mvg import metrics, weights
+from mvg.context import Example, present
+from mvg.data import EpisodeDataModule
+from mvg.data.episodes import repeat_channels
+from mvg.data.geometry import fit, place
+from mvg.data.source import Index
+from mvg.models.base import InContextModel
+from mvg.predictor import Predictor
+from mvg.retrieval import features_of
+from mvg.slices import Looks, Pick, Slice, beside, drawn, spread_out
+from tasks import Segmentation
+from tasks.labels import key, known_classes
+from tasks.painting import gather
+
+logger = logging.getLogger(__name__)
+
+CHOICES = ("random", "spread", "position", "nearest-image", "nearest-network", "diverse")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of records: a source, a task, and a class of it."""
+
+    source: str
+    task: str
+    asked: int
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return f"{self.source}-{self.task}-{self.asked}.csv"
+
+
+def jobs_of(data: EpisodeDataModule, wanted: Sequence[str] | None) -> list[Job]:
+    """Lists the classes of all binary segmentation tasks."""
+    jobs = []
+    for (source, found), (name, task) in itertools.product(data.sources.items(), data.tasks.items()):
+        if not isinstance(task, Segmentation) or (wanted and source not in wanted):
+            continue
+        index = Index(found.items("train"))
+        if task.accepts(index):
+            classes = [k for k in known_classes(index, task.labels) if task.classes is None or k in task.classes]
+            jobs += [Job(source, name, k) for k in classes]
+    return jobs
+
+
+def read(data: EpisodeDataModule, job: Job, split: str, most: int, seed: int) -> list[tuple[str, Slice]]:
+    """Reads at most so many slices that show the class of a job, drawn at random; each with its patient."""
+    source, task = data.sources[job.source], data.tasks[job.task]
+    assert isinstance(task, Segmentation)
+    items = source.items(split)
+    index = Index(items)
+    numbers = index.find((*task.roles, task.labels, key(task.labels, job.asked)))
+    chosen = np.random.default_rng(seed).permutation(numbers)[:most]
+    found = []
+    for item in (items[int(k)] for k in sorted(chosen.tolist())):
+        subject = source.read(item)
+        small = fit(subject, place(subject.shape, data.image_size, data.aspect))
+        image = repeat_channels(gather(small, task.roles), data.in_channels, f"images of {job.source}")
+        mask = (small.labels[task.labels] == job.asked).long()
+        if present(mask):
+            found.append((item.group, Slice(Example(image, mask), item.position, {1: int(mask.sum())})))
+    return found
+
+
+def run_job(job: Job, data: EpisodeDataModule, network: InContextModel, options: argparse.Namespace) -> pd.DataFrame:
+    """Answers every query of a job after every choice and number of examples; one row for each answer."""
+    predictor = Predictor(network, Segmentation(), batch=1)
+    candidates = [entry for _, entry in read(data, job, "train", options.candidates, options.seed)]
+    queries = read(data, job, options.split, options.queries, options.seed)
+    looks = {name: Looks(features_of(name, network)) for name in ("image", "network")}  # type: ignore[arg-type]
+    rows: list[dict[str, Any]] = []
+    for number, (patient, query) in enumerate(queries):
+        picks: dict[str, Pick] = {
+            "random": drawn(np.random.default_rng((options.seed, number))),
+            "spread": spread_out,
+            "position": beside(query.position),
+            "nearest-image": looks["image"].like(looks["image"].of([query])[0]),
+            "nearest-network": looks["network"].like(looks["network"].of([query])[0]),
+            "diverse": looks["image"].apart,
+        }
+        for choice, shots in itertools.product(options.choices, options.shots):
+            shown = [candidates[k].example for k in picks[choice](candidates, shots)]
+            predictor.show([entry.image for entry in shown], [entry.target for entry in shown])
+            found = predictor.predict([query.example.image])[0].labels
+            assert found is not None
+            dice = metrics.dice(torch.from_numpy(found == 1), query.example.target == 1)
+            rows.append({"patient": patient, "choice": choice, "shots": shots, "dice": float(dice), **vars(job)})
+    return pd.DataFrame(rows)
+
+
+def table(records: pd.DataFrame, choices: Sequence[str]) -> str:
+    """Writes the mean Dice over patients for each choice and number of examples, and its difference to random."""
+    per = records.groupby(["source", "task", "asked", "patient", "choice", "shots"])["dice"].mean().reset_index()
+    shots = sorted(per["shots"].unique())
+    lines = [f"| choice | {' | '.join(f'{k} examples' for k in shots)} |", "| --- |" + " ---: |" * len(shots)]
+    wide = per.pivot_table(index=["source", "task", "asked", "patient"], columns=["choice", "shots"], values="dice")
+    for choice in choices:
+        cells = []
+        for k in shots:
+            mean = f"{wide[choice, k].mean():.3f}"
+            if choice != "random" and ("random", k) in wide:
+                mean += f" ({(wide[choice, k] - wide['random', k]).mean():+.3f})"
+            cells.append(mean)
+        lines.append(f"| {choice} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def run(options: argparse.Namespace) -> str:
+    """Runs the jobs that are not done yet, writes all files, and returns the table.
+
+    Raises:
+        ValueError: If no source offers a class to ask for.
+    """
+    network = weights.load(options.weights)
+    data = load_data(options.config, network)
+    folder = options.output / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = jobs_of(data, options.sources)
+    if not jobs:
+        raise ValueError(f"{options.config}: no source offers a class to a binary segmentation task; name others")
+    for number, job in enumerate(jobs, 1):
+        path = folder / job.name
+        if path.exists():
+            continue
+        logger.info("job %d of %d: %s", number, len(jobs), path.stem)
+        work = path.with_suffix(".part")
+        run_job(job, data, network, options).to_csv(work, index=False)
+        work.replace(path)
+    parts = [pd.read_csv(folder / job.name) for job in jobs if (folder / job.name).stat().st_size > 1]
+    records = pd.concat(parts, ignore_index=True)
+    records.to_csv(options.output / "records.csv", index=False)
+    text = table(records, options.choices)
+    (options.output / "table.md").write_text(text + "\n")
+    return text
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line; `args` stands in for `sys.argv` in tests."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="folder of the network, `<run>/weights`")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--config", default="configs/data/real.yaml", help="sources and tasks")
+    parser.add_argument("--sources", nargs="+", help="names of sources; all by default")
+    parser.add_argument("--split", default="test", choices=["val", "test"], help="where the queries come from")
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 4, 16], help="numbers of examples")
+    parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="what is compared")
+    parser.add_argument("--candidates", type=int, default=200, help="most training slices to choose from")
+    parser.add_argument("--queries", type=int, default=40, help="most queries for each class")
+    parser.add_argument("--seed", type=int, default=0, help="draws candidates, queries and random examples")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    options = parser.parse_args(args)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    sys.stdout.write(run(options) + "\n")
+
+
+if __name__ == "__main__":
+    main()
