@@ -20,6 +20,7 @@ from benchmarks.inputs import read_answer
 from benchmarks.suite import Question
 from mvg import weights
 from mvg.configuration import find_object, to_config
+from mvg.data.exposure import joined
 from mvg.data.geometry import resize
 from mvg.hub import locate
 from mvg.predictor import Predictor
@@ -79,7 +80,7 @@ class Trained(Entrant):
     ) -> None:
         self.folder, self.name, self.device, self.slices, self.swaps = locate(folder), name, device, slices, swaps
         facts = weights.describe(self.folder)
-        self.trained_on = {**facts.get("inherited", {}), **facts.get("sources", {})}
+        self.trained_on = joined(facts.get("inherited", {}), facts.get("sources", {}))
         self.dims = len(facts["network"]["init_args"]["image_size"])
         files = [hashlib.sha256((self.folder / part).read_bytes()).hexdigest() for part in (CONFIG, MODEL)]
         self.digest = digest("weights", mvg.__version__, *files, slices or 0, swaps)

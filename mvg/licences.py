@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mvg.data.exposure import LISTS, NAME, joined
+
 TERMS = ("licence", "terms", "commercial")
 """Facts of a source that weights inherit."""
 
@@ -18,12 +20,13 @@ def inheritance(start: Mapping[str, Any] | None, pretrained: str | None) -> dict
         pretrained: Name of a plain transformer or file of its weights, whose licence is not known; no path is kept.
 
     Returns:
-        Name of a source to its licence, terms, and whether they allow commercial use, as far as they are known.
+        Name of a source to its licence, terms, whether they allow commercial use, and what of it was shown, as far as
+        they are known.
     """
     found: dict[str, dict[str, Any]] = {}
     if start is not None:
-        for name, facts in {**start.get("inherited", {}), **start.get("sources", {})}.items():
-            found[name] = {key: facts[key] for key in TERMS if key in facts}
+        for name, facts in joined(start.get("inherited", {}), start.get("sources", {})).items():
+            found[name] = {key: facts[key] for key in (*TERMS, NAME, *LISTS) if key in facts}
         if origin := start.get("origin"):
             known = {key: origin[key] for key in TERMS if key in origin}
             found[str(origin.get("origin", "starting weights"))] = {"licence": "unknown", **known}

@@ -23,6 +23,7 @@ from torch import nn
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
+from mvg.data.exposure import exposure
 from mvg.data.source import Source
 from mvg.hub import locate
 from mvg.licences import TERMS, inheritance, licence_lines
@@ -291,13 +292,17 @@ class SaveWeights(pl.Callback):
 
     def __init__(self) -> None:
         self.inherited: dict[str, dict[str, Any]] = {}
+        self.shown: dict[str, dict[str, Any]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the licences of the weights that the training starts from, as long as they are there."""
+        """Notes the licences of the weights that the training starts from, as long as they are there, and its cases."""
         start, pretrained = (getattr(pl_module, name, None) for name in ("weights", "pretrained"))
         if pretrained and Path(pretrained).is_dir():
             start, pretrained = pretrained, None
         self.inherited = inheritance(describe(start) if start else None, pretrained)
+        if trainer.is_global_zero:
+            sources = getattr(trainer.datamodule, "sources", {})  # type: ignore[attr-defined]
+            self.shown = {name: exposure(source) for name, source in sources.items()}
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
@@ -315,7 +320,8 @@ class SaveWeights(pl.Callback):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         tasks, aspect = getattr(data, "tasks", {}), getattr(data, "aspect", None)
-        sources = {name: facts_of(source, aspect) for name, source in getattr(data, "sources", {}).items()}
+        held = getattr(data, "sources", {}).items()
+        sources = {name: {**facts_of(source, aspect), **self.shown.get(name, {})} for name, source in held}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         folder = Path(trainer.default_root_dir) / "weights"
         save(folder, pl_module.network, tasks, sources, metrics, inherited=self.inherited)  # type: ignore[arg-type]

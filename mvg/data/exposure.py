@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from mvg.data.file_source import FileSource
@@ -11,6 +12,7 @@ from mvg.data.manifest_source import ManifestSource
 from mvg.data.source import Source
 
 NAME, CASES, PATIENTS, FILES = "name", "train_cases", "train_patients", "train_files"
+LISTS = (CASES, PATIENTS, FILES)
 _DIGITS = 16
 _LIMIT = 1 << 31
 """Bytes of image files up to which they are hashed where no manifest has done so."""
@@ -34,6 +36,18 @@ def exposure(source: Source) -> dict[str, Any]:
     if marks := _files(source, cases, files):
         facts[FILES] = sorted(marks)
     return facts
+
+
+def joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Joins facts of sources by name: of two that share a name all cases, patients and files, else the later facts."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, facts in (pair for part in parts for pair in part.items()):
+        before = found.setdefault(name, {})
+        lists = {
+            key: sorted({*before.get(key, ()), *facts.get(key, ())}) for key in LISTS if key in {**before, **facts}
+        }
+        before.update({**facts, **lists})
+    return found
 
 
 def fingerprint_name(name: str) -> str:
