@@ -25,6 +25,7 @@ from mvg.models.initialise import check_start, initialise
 from mvg.next_scale import answer_batch
 from mvg.report import Report, finite
 from mvg.task import Task
+from mvg.unpairing import check_shares, unpair
 
 
 def adamw(parameters: Iterable[Any]) -> Optimizer:
@@ -47,13 +48,16 @@ class Generalist(pl.LightningModule):
         weight_decay: Weight decay of matrices; biases, norms and codes have none.
         layer_decay: Factor on the learning rate from each block to the one before it; 1 for none.
         warmup: Share of training in which the learning rate rises, [0, 1).
-        minutes: Ends training after this many minutes at the latest, and anneals over them; None for no such limit.
+        minutes: Ends training after this many minutes at the latest, and anneals over them; None for no such limit. The
+            clock of a run that is ended and continued goes on where it stopped.
         pretrained: Name of a plain timm ViT (downloads its weights) or a local file of ViT weights to start from.
         weights: Folder of trained weights to start from, `<run>/weights` of another fit.
         adaptation: Trains a part of the network only, or what is added to it, from `weights` on, and leaves an adapter
             instead of weights; null trains all of it.
         skips: Steps in a row that are left out, each with a warning that names its cases, because loss or gradient is
             no number; one more ends training. 0 ends it at the first.
+        unpairing: Shares of training between which every context target is replaced by that of another pair of its
+            episode, such as [0.5, 1]; null for never.
     """
 
     def __init__(
@@ -68,12 +72,14 @@ class Generalist(pl.LightningModule):
         weights: str | None = None,
         adaptation: Adaptation | None = None,
         skips: int = 3,
+        unpairing: list[float] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
             raise ValueError(f"`warmup` must be in [0, 1), got {warmup}")
         if minutes is not None and not minutes > 0:
             raise ValueError(f"`minutes` must be greater than 0, or null for no such limit, got {minutes}")
+        self.unpairing = check_shares(unpairing)
         check_start(pretrained, weights)
         self.save_hyperparameters(ignore=["network", "optimizer", "weights", "pretrained"])
         self.network, self.optimizer = network, optimizer
@@ -88,7 +94,7 @@ class Generalist(pl.LightningModule):
         self.steps = FiniteSteps(skips)
         self._ready = False
         self._spent = 0.0
-        self._last = 0.0
+        self._since: float | None = None
 
     def forward(self, image: Tensor, context_images: Tensor, context_targets: Tensor) -> Tensor:
         """Paints queries; see `InContextModel.forward`. Volumes of another size are answered from coarse to fine."""
@@ -138,31 +144,57 @@ class Generalist(pl.LightningModule):
         schedule = LambdaLR(optimizer, self._factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _factor(self, step: int) -> float:
-        """Learning rate relative to its peak."""
+    def progress(self, step: int) -> float:
+        """Share of training that lies behind a step, above 0, 1 at its end.
+
+        Args:
+            step: Number of the step, from 0.
+
+        Raises:
+            ValueError: If training has no end.
+        """
         progress = (step + 1) / max(1.0, float(self.trainer.estimated_stepping_batches))
         if self.minutes is not None:
-            progress = max(self._spent / (60 * self.minutes), progress, 1e-3)
-        elif not progress:
+            return min(1.0, max(self._spent / (60 * self.minutes), progress, 1e-3))
+        if not progress:
             raise ValueError(
                 "training needs an end to anneal to; set `minutes`, trainer.max_epochs or trainer.max_steps"
             )
+        return min(1.0, progress)
+
+    def _factor(self, step: int) -> float:
+        """Learning rate relative to its peak."""
+        progress = self.progress(step)
         if progress < self.warmup:
             return progress / self.warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warmup) / (1 - self.warmup))))
+        return 0.5 * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup)))
 
     # ------------------------------------------------------------------ training
 
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, over all starts of the run, without validation."""
+        return self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
     def on_train_start(self) -> None:
         """Starts the clock."""
-        self._last = time.monotonic()
+        self._since = time.monotonic()
+
+    def on_validation_start(self) -> None:
+        """Stops the clock: validation is left out of `minutes`."""
+        self._spent, self._since = self.seconds, None
 
     def on_validation_end(self) -> None:
-        """Leaves the time of validation out of `minutes`."""
-        self._last = time.monotonic()
+        """Starts the clock again, if training goes on."""
+        if self.trainer.state.fn == "fit":
+            self._since = time.monotonic()
 
     def training_step(self, batch: Episode, index: int) -> Tensor:
         """Computes the loss and logs its mean over all processes."""
+        if self.unpairing is not None:
+            low, high = self.unpairing
+            if low < self.progress(self.trainer.global_step) <= high:
+                batch = unpair(batch)
         losses = self.network.loss(batch)
         loss = losses["loss"]
         shared = cast(Tensor, self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
@@ -176,17 +208,19 @@ class Generalist(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
         """Stops when the minutes are spent: by the clock of the first process, so that all take the same steps."""
-        now = time.monotonic()
-        self._spent += now - self._last
-        self._last = now
+        self._spent, self._since = self.seconds, time.monotonic()
         if self.minutes is not None:
             self._spent = self.trainer.strategy.broadcast(self._spent)
             if self._spent >= 60 * self.minutes:
                 self.trainer.should_stop = True
 
+    def on_train_end(self) -> None:
+        """Stops the clock."""
+        self._spent, self._since = self.seconds, None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the time spent, the steps left out, and which weights are adapted."""
-        checkpoint["spent"], checkpoint["base"] = self._spent, self.base
+        checkpoint["spent"], checkpoint["base"] = self.seconds, self.base
         checkpoint["skipped"] = self.steps.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

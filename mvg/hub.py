@@ -8,6 +8,12 @@ from pathlib import Path
 FILES = ("model.safetensors", "config.json", "README.md")
 """What a trained folder consists of, and all that is ever fetched."""
 
+KINDS = ("2d", "3d")
+"""Kinds of weights that an installation may ship: for images, and for volumes."""
+
+SHIPPED = Path(__file__).parent / "pretrained"
+"""Where an installation has the weights that it ships, a folder for each kind."""
+
 PREFIX = "hub:"
 """What a name of the hub begins with, so that a mistyped folder is never looked for in the network."""
 
@@ -37,6 +43,30 @@ def locate(source: str | Path) -> Path:
             f"{path} is no part of a trained folder; convert weights that other code wrote by `mvg weights convert`"
         )
     return path.parent
+
+
+def shipped(kind: str) -> Path:
+    """Finds the weights that came with the installation.
+
+    Args:
+        kind: "2d", for images and slices, or "3d", for volumes.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        FileNotFoundError: If it came without any of that kind.
+        ValueError: If there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"weights are shipped for {' and '.join(KINDS)}, got {kind!r}")
+    folder = SHIPPED / kind
+    if not all((folder / name).is_file() for name in FILES):
+        raise FileNotFoundError(
+            f"this installation ships no weights of the kind {kind}; name some with --weights, or train some, as by "
+            f"`mvg fit --config configs/pretrain_{kind}.yaml`"
+        )
+    return folder
 
 
 def _fetch(name: str) -> Path:

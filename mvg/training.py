@@ -71,6 +71,7 @@ class TrainingCLI(LightningCLI):
         for name in ("image_size", "in_channels", "out_channels"):
             parser.link_arguments(f"model.network.init_args.{name}", f"data.{name}")
         parser.add_lightning_class_args(SaveLast, "last")
+        parser.add_lightning_class_args(SaveWeights, "milestones")
         parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.set_defaults(
             {
@@ -115,7 +116,6 @@ class TrainingCLI(LightningCLI):
             loggers = default_loggers(self.folder) if training else False
         callbacks = [
             *as_list(given.callbacks),
-            SaveWeights(),
             SaveAdapter(),
             ContinueLoader(),
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import WeightAveraging
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -26,6 +28,7 @@ from mvg.configuration import TRUSTED, from_config, to_config
 from mvg.data.exposure import exposure
 from mvg.data.source import Source
 from mvg.hub import locate
+from mvg.hub import shipped as shipped
 from mvg.licences import TERMS, inheritance, licence_lines
 from mvg.models.base import InContextModel
 from mvg.task import Task
@@ -287,12 +290,33 @@ def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
     return {name: to_config(value) for name, value in known.items() if value or value is False}
 
 
-class SaveWeights(pl.Callback):
-    """Leaves `<run>/weights` when a fit ends, or is ended by hand; an adaptation leaves an adapter instead."""
+def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
+    """Copies the network of a run; where its weights are averaged (`EMAWeightAveraging`), with the averages."""
+    checkpoint: dict[str, Any] = {"state_dict": pl_module.state_dict()}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging):
+            callback.on_save_checkpoint(trainer, pl_module, checkpoint)
+    network: nn.Module = copy.deepcopy(pl_module.network)  # type: ignore[arg-type]
+    start = "network."
+    network.load_state_dict({n[len(start) :]: v for n, v in checkpoint["state_dict"].items() if n.startswith(start)})
+    return network
 
-    def __init__(self) -> None:
+
+class SaveWeights(pl.Callback):
+    """Leaves `<run>/weights` when a fit ends, or is ended by hand; an adaptation leaves an adapter instead.
+
+    Args:
+        minutes: Minutes of training after which weights are left in `<run>/milestones/<minutes>min`, too; averaged ones
+            where a run averages them.
+    """
+
+    def __init__(self, minutes: list[float] | None = None) -> None:
+        if wrong := [value for value in minutes or [] if not value > 0]:
+            raise ValueError(f"`minutes` must be greater than 0, got {wrong[0]}")
+        self.minutes = sorted(minutes or [])
         self.inherited: dict[str, dict[str, Any]] = {}
         self.shown: dict[str, dict[str, Any]] = {}
+        self._kept = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes the licences of the weights that the training starts from, as long as they are there, and its cases."""
@@ -304,16 +328,38 @@ class SaveWeights(pl.Callback):
             sources = getattr(trainer.datamodule, "sources", {})  # type: ignore[attr-defined]
             self.shown = {name: exposure(source) for name, source in sources.items()}
 
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Leaves the weights of a milestone before the first step after it."""
+        self._keep(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leaves those of a milestone that is the end."""
+        self._keep(trainer, pl_module)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
-        self._save(trainer, pl_module)
+        self._save(trainer, pl_module, pl_module.network, "weights")  # type: ignore[arg-type]
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes it after Ctrl-C too: who stops a training by hand has seen enough of it."""
         if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.global_step > 0:
-            self._save(trainer, pl_module)
+            self._save(trainer, pl_module, averaged(trainer, pl_module), "weights")
 
-    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the last milestone that was left."""
+        return {"kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the last milestone that was left."""
+        self._kept = float(state_dict["kept"])
+
+    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        passed = [value for value in self.minutes if self._kept < value <= float(pl_module.seconds) / 60]  # type: ignore[arg-type]
+        if passed:
+            self._kept = passed[-1]
+            self._save(trainer, pl_module, averaged(trainer, pl_module), f"milestones/{passed[-1]:g}min")
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module, name: str) -> None:
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         if getattr(pl_module, "adaptation", None) is not None:
@@ -323,6 +369,6 @@ class SaveWeights(pl.Callback):
         held = getattr(data, "sources", {}).items()
         sources = {name: {**facts_of(source, aspect), **self.shown.get(name, {})} for name, source in held}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        folder = Path(trainer.default_root_dir) / "weights"
-        save(folder, pl_module.network, tasks, sources, metrics, inherited=self.inherited)  # type: ignore[arg-type]
+        folder = Path(trainer.default_root_dir) / name
+        save(folder, network, tasks, sources, metrics, inherited=self.inherited)
         log.info("weights saved to %s", folder)
