@@ -95,7 +95,7 @@ def run_job(job: Job, data: EpisodeDataModule, network: InContextModel, options:
     predictor = Predictor(network, Segmentation(), batch=1)
     candidates = [entry for _, entry in read(data, job, "train", options.candidates, options.seed)]
     queries = read(data, job, options.split, options.queries, options.seed)
-    looks = {name: Looks(features_of(name, network)) for name in ("image", "network")}  # type: ignore[arg-type]
+    looks = {name: Looks(features_of(name, network)) for name in ("image", "network")}
     rows: list[dict[str, Any]] = []
     for number, (patient, query) in enumerate(queries):
         picks: dict[str, Pick] = {

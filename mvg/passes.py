@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -57,17 +57,29 @@ class Pass:
         network: The network.
         shelf: Keeps its memory.
         spec: What the task drew.
-        context_images: `(L, C_in, *image_size)`.
-        context_targets: `(L, C_out, *image_size)`.
+        images: The examples, each `(C_in, *image_size)`; passes share them.
+        targets: Their targets as they were given; passes share them.
+        painter: Paints a target, `(C_out, *image_size)`.
         flips: Axes of S, counted from the end, along which query and context are mirrored before the network sees them.
     """
 
     network: InContextModel
     shelf: Shelf
     spec: Spec
-    context_images: Tensor
-    context_targets: Tensor
+    images: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    painter: Callable[[Tensor], Tensor]
     flips: tuple[int, ...] = ()
+
+    @property
+    def context_images(self) -> Tensor:
+        """The examples, `(L, C_in, *image_size)`."""
+        return torch.stack(list(self.images))
+
+    @property
+    def context_targets(self) -> Tensor:
+        """The painted targets, `(L, C_out, *image_size)`; they are painted anew each time, so that none is held."""
+        return torch.stack([self.painter(target) for target in self.targets])
 
     @property
     def memory(self) -> Memory:
@@ -119,6 +131,11 @@ def spread(target: Tensor, most: int) -> Tensor:
     if held not in (1, most):
         raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
     return target.expand(most, *target.shape[1:])
+
+
+def keep_classes(target: Tensor, classes: Sequence[int] | None) -> Tensor:
+    """Turns all other classes of a label map into background; None keeps a target as it is."""
+    return target if classes is None else torch.where(torch.isin(target, torch.tensor(classes)), target, 0)
 
 
 def better(before: tuple[Any, Tensor] | None, new: tuple[Any, Tensor]) -> tuple[Any, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
-from mvg.episode import Answer
+from mvg.episode import Answer, Spec
 from mvg.hub import locate
 from mvg.models.base import InContextModel
-from mvg.passes import Pass, Shelf, better, spread
+from mvg.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.rasters import Raster, Source, limits, read_raster, to_tensor
 from mvg.subjects import split
 from mvg.task import Task
@@ -190,18 +191,18 @@ class Predictor:
         examples = [Example(image, target) for image, target in zip(images, targets, strict=True)]
         fitted = [self.to_size(example.image, example.target) for example in examples]
         small = [subject.labels["target"] if self.task.is_label else subject.images["target"] for subject in fitted]
-        stacked = torch.stack([subject.images["image"] for subject in fitted])
-        passes = self.pose(stacked, small)
+        shown = [subject.images["image"] for subject in fitted]
+        passes = self.pose(shown, small)
         classes = self._classes(targets, small)
-        self.members = [self._pose_member(number, stacked, small) for number in range(self.member_count)]
+        self.members = [self._pose_member(number, shown, small) for number in range(self.member_count)]
         self.passes, self.examples, self.classes = passes, examples, classes
 
-    def _pose_member(self, number: int, images: Tensor, targets: Sequence[Tensor]) -> list[Pass]:
+    def _pose_member(self, number: int, images: Sequence[Tensor], targets: Sequence[Tensor]) -> list[Pass]:
         """Asks the same of half of the examples, or of mirrored ones."""
         rng = np.random.default_rng((self.seed, number))
         shows = [present(target) if self.task.is_label else {0} for target in targets]
         chosen, flips = draw_members(shows, rng), flips_of(number, len(targets), 2)
-        return self.pose(images[chosen], [targets[k] for k in chosen], flips)
+        return self.pose([images[k] for k in chosen], [targets[k] for k in chosen], flips)
 
     def _classes(self, wanted: Sequence[Tensor], small: Sequence[Tensor]) -> list[int]:
         """Classes that are asked for, ascending; warns of those too small for the network."""
@@ -216,28 +217,38 @@ class Predictor:
             )
         return sorted(after)
 
-    def pose(self, images: Tensor, targets: Sequence[Tensor], flips: tuple[int, ...] = ()) -> list[Pass]:
+    def pose(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Tensor],
+        flips: tuple[int, ...] = (),
+        classes: Sequence[int] | None = None,
+    ) -> list[Pass]:
         """Makes a pass for each question that pairs at the network's size ask.
 
         Args:
-            images: `(L, C_in, *image_size)`, [0, 1].
+            images: Each `(C_in, *image_size)`, [0, 1].
             targets: Class indices `(*image_size)`, or images.
             flips: Axes along which the network sees all of it mirrored.
+            classes: Classes that are asked for; all that the targets show by default.
 
         Raises:
             ValueError: If they ask nothing.
         """
-        specs = self.task.pose(targets, np.random.default_rng(self.seed))
+        shown = [keep_classes(target, classes) for target in targets]
+        specs = self.task.pose(shown, np.random.default_rng(self.seed))
         if not specs:
             raise ValueError(
                 f"no class of the context can be seen at the network's size {tuple(self.network.image_size)}; "
                 "show larger examples"
             )
-        passes = []
-        for spec in specs:
-            painted = [spread(self.task.paint(target, spec), self.network.out_channels) for target in targets]
-            passes.append(Pass(self.network, self.shelf, spec, images, torch.stack(painted), flips))
-        return passes
+        return [
+            Pass(self.network, self.shelf, spec, images, targets, partial(self._paint, spec, classes), flips)
+            for spec in specs
+        ]
+
+    def _paint(self, spec: Spec, classes: Sequence[int] | None, target: Tensor) -> Tensor:
+        return spread(self.task.paint(keep_classes(target, classes), spec), self.network.out_channels)
 
     def read(self, source: Source | Raster) -> Tensor:
         """Reads and checks an image for the network, `(C_in, H, W)`, [0, 1].

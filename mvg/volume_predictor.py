@@ -219,10 +219,9 @@ class VolumePredictor:
         passes = []
         for group in groups:
             chosen = [entry.example for entry in choose_slices(found, group, self.examples, pick)]
-            targets = [example.target for example in chosen]
-            if self.predictor.task.is_label:
-                targets = [torch.where(torch.isin(target, torch.tensor(group)), target, 0) for target in targets]
-            passes += self.predictor.pose(torch.stack([example.image for example in chosen]), targets, flips)
+            classes = group if self.predictor.task.is_label else None
+            images, targets = [example.image for example in chosen], [example.target for example in chosen]
+            passes += self.predictor.pose(images, targets, flips, classes)
         return passes
 
     def _pose_member(self, found: Sequence[Slice], groups: Sequence[Sequence[int]], number: int) -> list[list[Pass]]:

@@ -1,6 +1,7 @@
 """Which examples a query is shown, what a run needs, and how sure its answers are."""
 
 import dataclasses
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torchio
 from PIL import Image
+from test_next_scale import Told
 from test_predictor import SIZE, Copy, Oracle, blob, tiny
 from test_volume_predictor import SHAPE, Top, predictor, values, write
 from test_volume_predictor import SIZE as PLANE
@@ -280,6 +282,27 @@ def test_many_classes_hold_no_more_memories_than_the_limit_and_answer_alike(tmp_
     assert np.array_equal(*answers)
 
 
+@pytest.mark.parametrize("kind", ["2D", "3D"])
+def test_memory_does_not_grow_with_the_number_of_classes(kind):
+    peaks, volume = [], values(0, (32, 32, 24))
+    for classes in (2, 40):
+        labels = (np.arange(volume.size).reshape(volume.shape) // 64 % (classes + 1)).astype(np.uint8)
+        if kind == "2D":
+            network = Predictor(Oracle(1, 1, (32, 32)), tasks.Segmentation(), batch=4, shelf=Shelf(1))
+            found = VolumePredictor(network, rule=Window(0, 1), examples=48)
+        else:
+            found = ScalePredictor(Told(image_size=(32, 32, 32)), tasks.Segmentation(), rule=Window(0, 1))
+        tracemalloc.start()
+        with LiveBytes() as live:
+            found.set_context([volume], [labels])
+            found(volume)
+        peaks.append((tracemalloc.get_traced_memory()[1], live.peak))
+        tracemalloc.stop()
+    (arrays, tensors), (more_arrays, more_tensors) = peaks
+    assert more_arrays < 1.2 * arrays + (1 << 20)
+    assert more_tensors < 1.2 * tensors
+
+
 def test_bytes_of_nested_tensors_count():
     @dataclasses.dataclass
     class Held:
@@ -316,7 +339,7 @@ def test_a_pass_is_remembered_once():
             return super().remember(images, targets)
 
     network = Counting()
-    asked = Pass(network, Shelf(), {}, torch.rand(1, 1, *SIZE), torch.rand(1, 1, *SIZE))
+    asked = Pass(network, Shelf(), {}, [torch.rand(1, *SIZE)], [torch.rand(1, *SIZE)], lambda target: target)
     asked.paint(torch.rand(3, 1, *SIZE))
     asked.paint(torch.rand(1, 1, *SIZE))
     assert network.calls == 1
@@ -372,8 +395,6 @@ def test_what_depends_on_the_side_is_uncertain_and_the_answer_is_the_same(volume
 
 
 def test_networks_for_volumes_have_members_too():
-    from test_next_scale import Told
-
     found = ScalePredictor(Told(), tasks.Segmentation(), rule=Window(0, 1), members=2)
     found.set_context([values(1)], [(values(1) > 0.5).astype(np.uint8)])
     answer = found(values())
