@@ -14,6 +14,7 @@ from mvg.data import (
     Window,
 )
 from mvg.data.intensity import normalise
+from mvg.data.itk import read_itk
 from mvg.data.readers import Volume, read_picture, read_volume, resample, verify_nifti
 
 RAS = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -104,6 +105,14 @@ def test_unusable_volume_is_refused(tmp_path, values, affine, match):
     write_nifti(tmp_path / "a.nii.gz", values, affine)
     with pytest.raises(ValueError, match=match):
         read_volume(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("first", [9, 10, 13, 32])
+def test_pixels_that_look_like_the_end_of_a_header_line_are_pixels(tmp_path, first):
+    values = np.full((3, 4, 5), first, np.uint8)
+    values[0, 0, 1] = 10
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.mha"))
+    assert set(np.unique(read_itk(tmp_path / "a.mha").values)) == {first, 10}
 
 
 def test_resampling_follows_the_affines():

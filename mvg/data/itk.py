@@ -105,7 +105,7 @@ def read_header(path: Path) -> Promise:
 
 
 def _meta(path: Path, start: bytes) -> Promise:
-    match = re.search(rb"^ElementDataFile\s*=\s*([^\r\n]+?)\s*\n", start + b"\n", re.MULTILINE)
+    match = re.search(rb"^ElementDataFile[ \t]*=[ \t]*([^\r\n]+?)[ \t]*\r?\n", start + b"\n", re.MULTILINE)
     if match is None:
         raise ValueError("no MetaImage header")
     pairs = re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", start[: match.end()].decode("latin-1"), re.MULTILINE)
