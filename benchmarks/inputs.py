@@ -137,7 +137,7 @@ class Inputs:
         """Tells whether a case has the images and the label map that are needed, whatever they show."""
         asked = self.question.asked
         if isinstance(asked, Segmentation | Detection):
-            return files_of(self.source)[case.case].keys() >= {asked.labels, self.role}
+            return {asked.labels, self.role}.issubset(files_of(self.source)[case.case])
         return asked.accepts(Index([self._item(case)]))
 
     def shows(self, case: Case, label: int | None = None) -> bool:
