@@ -1,4 +1,4 @@
-"""The command `mvg weights`: weights of other code become folders of ours, and folders say what they are."""
+"""The command `mvg weights`: weights of others become folders of ours, folders say what they are, and are shipped."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ import torch
 
 from mvg.configuration import from_config
 from mvg.conversion import FORMATS, convert, fingerprint
-from mvg.hub import locate
+from mvg.hub import KINDS, locate
+from mvg.shipping import LICENCE, ship
 from mvg.weights import MODEL, describe
 
 log = logging.getLogger(__name__)
 
 
 def weights(args: Sequence[str]) -> None:
-    """Converts weights that other code wrote, or shows what a trained folder is."""
+    """Converts weights that other code wrote, shows what a trained folder is, or makes one that can be shipped."""
     options = _parser().parse_args(args)
     if options.word == "show":
         sys.stdout.write("\n".join([*facts(options.folder), ""]))
+        return
+    if options.word == "ship":
+        folder = ship(options.source, options.kind, options.output, options.half)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        log.info("%s weights to be shipped are in %s, %s bytes, %s", options.kind, folder, f"{size:,}", LICENCE)
         return
     if options.folder.exists() and not options.overwrite:
         raise ValueError(f"{options.folder} exists; name another folder, or add --overwrite to replace it")
@@ -33,7 +39,7 @@ def weights(args: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("mvg weights", description=weights.__doc__, exit_on_error=False)
-    words = parser.add_subparsers(dest="word", metavar="convert|show", required=True)
+    words = parser.add_subparsers(dest="word", metavar="convert|show|ship", required=True)
     text = "Converts a downloaded state dictionary; nothing in it is run, every name and shape is checked."
     one = words.add_parser("convert", help=text, description=text, exit_on_error=False)
     one.add_argument("source", metavar="SOURCE", type=Path, help="The file: .safetensors, or written by torch.save.")
@@ -44,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "Says what a trained folder holds: network, tasks, sources, licences, metrics."
     other = words.add_parser("show", help=text, description=text, exit_on_error=False)
     other.add_argument("folder", metavar="FOLDER", help="<run>/weights, or hub:OWNER/NAME.")
+    text = "Checks terms, card and size of a trained folder, and makes of it what an installation ships."
+    third = words.add_parser("ship", help=text, description=text, exit_on_error=False)
+    third.add_argument("source", metavar="SOURCE", help="<run>/weights, or a milestone of the run.")
+    third.add_argument("--kind", required=True, choices=KINDS, help="2d for images and slices, 3d for volumes.")
+    third.add_argument("--half", action="store_true", help="Store 16 bits a number, and measure what that changes.")
+    third.add_argument("--output", type=Path, help="Folder; by default that of this installation.")
     return parser
 
 

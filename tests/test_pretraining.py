@@ -1,4 +1,4 @@
-"""Long runs in parts: a clock that goes on, milestones, weights that are averaged, and pairs that are taken apart late."""
+"""Long runs in parts: a clock that goes on, milestones, averaged weights, and pairs that are taken apart late."""
 
 import os
 import signal

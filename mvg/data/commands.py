@@ -1,4 +1,4 @@
-"""Writes manifests for data sets and looks through them: `mvg data prepare`, `mvg data check`, `mvg data datasets`."""
+"""Writes manifests for data sets and looks through them: `mvg data prepare`, `check`, `join`, `datasets`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mvg.data.datasets.configuration import data_options, page, shares_of, sourc
 from mvg.data.datasets.configuration import describe as describe_set
 from mvg.data.importers import LAYOUTS, Choice, Dataset, assembly
 from mvg.data.inspection import describe, draw_sheet
+from mvg.data.joining import join
 from mvg.data.manifest import check_rows, write_manifest
 from mvg.data.manifest_source import ManifestSource
 from mvg.data.source import SPLITS
@@ -221,5 +222,5 @@ def datasets(name: str | None = None, output: Path | None = None) -> None:
     sys.stdout.write("\n".join([*lines, ""]))
 
 
-commands: dict[str, Callable[..., None]] = {"prepare": prepare, "check": check, "datasets": datasets}
+commands: dict[str, Callable[..., None]] = {"prepare": prepare, "check": check, "join": join, "datasets": datasets}
 """The words after `mvg data`."""
