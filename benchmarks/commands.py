@@ -57,6 +57,7 @@ def run(
     device: str = "cpu",
     slices: int | None = None,
     answers: Path | None = None,
+    case_list: Path | None = None,
 ) -> None:
     """Scores one entrant on a suite: one record for each case, metric, number of examples and draw of them.
 
@@ -80,6 +81,7 @@ def run(
         device: Where the network runs, "cpu" or "cuda".
         slices: Largest number of slices that a pass of a 2D network sees of the examples; by default one for each.
         answers: Folder where the answers are kept, too.
+        case_list: List of cases, instead of the one that the suite names.
 
     Raises:
         ValueError: If options do not fit together, weights were trained on what is asked, or files are not those of the
@@ -87,7 +89,7 @@ def run(
     """
     torch.manual_seed(0)
     asked = find_entrant(weights, entrant, predictions, name, device, slices)
-    work = Run(load_suite(suite), asked, output, answers, rank, ranks)
+    work = Run(load_suite(suite, case_list), asked, output, answers, rank, ranks)
     todo = blocks(work.suite, asked, datasets, shots, draws, limit)
     failures = run_blocks(work, todo)
     log.info("%s: %s answered, %d answers failed; records in %s", work.suite.name, asked.name, failures, work.file)

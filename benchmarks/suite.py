@@ -180,11 +180,12 @@ class Suite:
                 yield Question(held.name, kind, variant, label, known.get(label, f"class {label}"), made, slices)
 
 
-def load_suite(path: str | Path) -> Suite:
+def load_suite(path: str | Path, cases: Path | None = None) -> Suite:
     """Reads a suite.
 
     Args:
         path: A YAML file such as `configs/suites/open_small.yaml`.
+        cases: The list of cases, instead of the one that the suite names.
 
     Raises:
         ValueError: If it cannot be read, was written for another version of the protocol, or names what does not exist.
@@ -208,7 +209,7 @@ def load_suite(path: str | Path) -> Suite:
             tuple(content["shots"]),
             int(content["draws"]),
             int(content["seed"]),
-            path.parent / content["cases"],
+            cases or path.parent / content["cases"],
             _plain({**content, "datasets": entries, "cases": ""}),
         )
     except KeyError as error:

@@ -183,10 +183,10 @@ def test_copies_under_other_names_are_found(suite, tmp_path, capsys):
 
 
 def test_a_patient_for_training_and_for_tests_is_refused(suite, tmp_path, capsys):
-    path = tmp_path / "tiny.cases.csv"
-    path.write_text(path.read_text().replace("scans,p5,p5", "scans,p5,p0"))
+    path = tmp_path / "mine.csv"
+    path.write_text((tmp_path / "tiny.cases.csv").read_text().replace("scans,p5,p5", "scans,p5,p0"))
     with pytest.raises(SystemExit):
-        bench(suite, tmp_path / "out", "--entrant", "mean")
+        bench(suite, tmp_path / "out", "--entrant", "mean", "--case_list", str(path))
     assert "patient 'p0'" in capsys.readouterr().err
 
 
