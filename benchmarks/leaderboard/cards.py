@@ -122,7 +122,9 @@ def _overall_table(identifier: str, order: Overall, colour: Mapping[str, int]) -
 def _matrix(identifier: str, boards: Sequence[Board], order: Overall, colour: Mapping[str, int]) -> str:
     """Writes all primary means of one number of examples, a column a board; darker is better within a column."""
     columns = [("model", "text")]
-    columns += [(f"{b.dataset} {b.task}, {title(b.metric)}", "down" if b.higher else "up") for b in boards]
+    columns += [
+        (f"{b.dataset} {b.task.replace('_', ' ')}, {title(b.metric)}", "down" if b.higher else "up") for b in boards
+    ]
     shares = {id(board): normalise(board)[0] for board in boards}
     rows = []
     for place in order.places:
@@ -155,7 +157,8 @@ def question_card(boards: Sequence[Board], content: Content, colour: Mapping[str
     primary = [board for board in boards if board.primary]
     data = {"suite": first.suite, "task": first.task, "dataset": first.dataset, "unseen": first.unseen}
     marks = "".join(f' data-{name}="{escape(text)}"' for name, text in data.items())
-    tags = [first.modality, f"protocol {first.protocol}", f"{first.cases} cases", f"{first.patients} patients"]
+    tags = [first.modality, f"protocol {first.protocol}"]
+    tags += [f"{first.cases} {plural('case', first.cases)}", f"{first.patients} {plural('patient', first.patients)}"]
     tags += [f"{max(b.draws for b in boards)} draws"] if max(b.draws for b in boards) > 1 else []
     tags += [f"not seen in training: {first.unseen.replace(';', ', ')}"] if first.unseen else []
     tags += ["models chose examples of their own"] if any(board.own_examples for board in boards) else []
