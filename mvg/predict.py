@@ -121,7 +121,7 @@ def predict_files(
         window: The two values [low, high] of the images that become 0 and 1; by default the range of 8-bit and 16-bit
             pixels, and percentiles of other types unless their values lie in [0, 1]. By default volumes follow the one
             rule that all sources of the training state, else percentiles of each volume.
-        target_window: The same for volumes of targets that are images, where the task changes the units.
+        target_window: The same for volumes of targets that are images; by default `window`, or else as in training.
         slices: How volumes are cut: "axial", "coronal" or "sagittal"; "auto" cuts across the largest spacing, for all
             along one axis, that of the volumes of the context. By default as in training.
         context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in

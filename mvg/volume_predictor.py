@@ -360,11 +360,10 @@ def rules_for(
         folder: A trained folder.
         task: What is asked.
         window: The values of the images that become 0 and 1; by default what the weights say of training.
-        target_window: Those of targets that are images; by default that of the images for tasks that keep units, else
-            what the weights say.
+        target_window: Those of targets that are images; by default `window`, or else what the weights say.
     """
     rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), task)
     rule = Window(*window) if window else rule
-    target_rule = Window(*target_window) if target_window else rule if task.keeps_units else target_rule
+    target_rule = Window(*target_window) if target_window else rule if window else target_rule
     log.info("Volumes are brought to [0, 1] by %s", to_config(rule))
     return rule, target_rule
