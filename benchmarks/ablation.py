@@ -28,6 +28,7 @@ import pytorch_lightning as pl
 import timm.optim
 import torch
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import OptimizerCallable
 
 from benchmarks.evaluation import Protocol, Record, evaluate, load_data, network_entrant
@@ -42,7 +43,8 @@ from mvg.report import NETWORK
 logger = logging.getLogger(__name__)
 
 CONFIG = "configs/benchmark/ablation.yaml"
-PARTS = ("network", "tasks", "data", "model", "evaluation")
+PARTS = ("network", "tasks", "data", "model", "evaluation", "average", "first")
+FIRST = ("share", "tasks", "data")
 
 Config = dict[str, Any]
 
@@ -85,26 +87,30 @@ class Ablation:
         for name, arm in self.arms.items():
             if unknown := sorted(set(arm) - set(PARTS)):
                 raise ValueError(f"arm {name!r} changes {unknown}; an arm can change {', '.join(PARTS)}")
+            if unknown := sorted(set(arm.get("first", {})) - set(FIRST)):
+                raise ValueError(f"`first` of arm {name!r} has {unknown}; it takes {', '.join(FIRST)}")
         self.network = _read(Path(path).parent / config["network"])
         self.data = _without(_read(Path(path).parent / config["data"]), config.get("without", []))
         self.data = merge(self.data, config.get("changes", {}))
         self.trainer: Config = config.get("trainer", {})
         self.model: Config = merge({"optimizer": {"class_path": "torch.optim.AdamW"}}, config.get("model", {}))
         self.evaluation: Config = config.get("evaluation", {})
+        self.unscored: list[str] = config.get("unscored", [])
 
     def network_of(self, arm: str) -> Config:
         """Configuration of an arm's network."""
         arguments = merge(self.network.get("init_args", {}), self.arms[arm].get("network", {}))
         return {"class_path": self.network["class_path"], "init_args": arguments}
 
-    def data_of(self, arm: str) -> Config:
-        """Configuration of an arm's data.
+    def data_of(self, arm: str, first: bool = False) -> Config:
+        """Configuration of an arm's data, or of what it is trained on first.
 
         Raises:
             ValueError: If the arm changes a task that does not exist.
         """
-        data = merge(self.data, self.arms[arm].get("data", {}))
-        changes = self.arms[arm].get("tasks", {})
+        changed = merge(self.arms[arm], self.arms[arm].get("first", {}) if first else {})
+        data = merge(self.data, changed.get("data", {}))
+        changes = changed.get("tasks", {})
         names = {"all", *data["tasks"], *(task["class_path"] for task in data["tasks"].values())}
         if unknown := sorted(set(changes) - names):
             raise ValueError(f"arm {arm!r} changes the tasks {unknown}; there are {', '.join(sorted(names))}")
@@ -127,6 +133,8 @@ class Ablation:
         """Hash of all that decides the result of an arm; the place of the data does not."""
         content = [self.minutes, self.seed, self.trainer, self.network_of(arm), self.data_of(arm)]
         content += [self.model_of(arm), vars(self.protocol_of(arm, "val"))]
+        content += [{name: self.arms[arm][name]} for name in ("average", "first") if name in self.arms[arm]]
+        content += [{"unscored": self.unscored}] if self.unscored else []
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def build(self, arm: str) -> InContextModel:
@@ -137,7 +145,7 @@ class Ablation:
     def step(self, arm: str) -> Stepper:
         """Prepares a training step of an arm, to be timed."""
         network = self.build(arm)
-        return training_step(network, load_data(_resolved(self.data_of(arm)), network), self._autocast)
+        return training_step(network, load_data(resolved(self.data_of(arm)), network), self._autocast)
 
     @property
     def _autocast(self) -> bool:
@@ -145,7 +153,14 @@ class Ablation:
 
     def train(self, arm: str, network: InContextModel, steps: int) -> float:
         """Trains a network in place; returns the minutes that it took here, start-up included."""
-        model = self.model_of(arm)
+        start, early = time.monotonic(), round(steps * self.arms[arm].get("first", {}).get("share", 0.0))
+        if early:
+            self._fit(arm, network, early, self.data_of(arm, first=True))
+        self._fit(arm, network, steps - early, self.data_of(arm))
+        return (time.monotonic() - start) / 60
+
+    def _fit(self, arm: str, network: InContextModel, steps: int, data: Config) -> None:
+        model, decay = self.model_of(arm), self.arms[arm].get("average")
         module = Generalist(network, optimizer=_optimizer(model.pop("optimizer")), **model)
         trainer = pl.Trainer(
             max_epochs=-1,
@@ -155,15 +170,16 @@ class Ablation:
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
+            callbacks=[EMAWeightAveraging(decay=decay)] if decay else [],
             **self.trainer,
         )
-        start = time.monotonic()
-        trainer.fit(module.train(), datamodule=load_data(_resolved(self.data_of(arm)), network))
-        return (time.monotonic() - start) / 60
+        trainer.fit(module.train(), datamodule=load_data(resolved(data), network))
 
     def score(self, arm: str, network: InContextModel, split: str) -> list[Record]:
         """Scores a network on the patients of a split."""
-        data = load_data(_resolved(self.data_of(arm)), network)
+        known = _without(self.data, self.unscored)["weights"]
+        config = {**_without(self.data_of(arm), self.unscored), "weights": known}
+        data = load_data(resolved(config), network)
         records = evaluate({NETWORK: network_entrant(network, self._autocast)}, data, self.protocol_of(arm, split))
         return [{**record, "arm": arm, "train_seed": self.seed} for record in records]
 
@@ -188,16 +204,16 @@ def run_arm(ablation: Ablation, arm: str, output: Path, costs: Costs) -> list[Re
     if done.is_file():
         if json.loads(done.read_text())["digest"] != digest:
             raise ValueError(f"{folder} holds this arm after other settings; give another --output, or delete it")
-        return _records(folder / "val.csv")
+        return read_records(folder / "val.csv")
     network = ablation.build(arm)
     steps = costs.steps(arm, ablation.minutes)
     facts = {"steps": steps, "cost": costs.ratios[arm], "minutes": ablation.train(arm, network, steps)}
     logger.info("%s: %d steps in %.1f min", arm, steps, facts["minutes"])
     weights.save(folder / "weights", network)
     records = ablation.score(arm, network.eval(), "val")
-    _write(folder / "val.csv", pd.DataFrame(records).to_csv(index=False))
+    write(folder / "val.csv", pd.DataFrame(records).to_csv(index=False))
     count = sum(parameter.numel() for parameter in network.parameters())
-    _write(done, json.dumps({"arm": arm, "digest": digest, "parameters": count, **facts}, indent=2) + "\n")
+    write(done, json.dumps({"arm": arm, "digest": digest, "parameters": count, **facts}, indent=2) + "\n")
     return records
 
 
@@ -213,8 +229,8 @@ def run_final(ablation: Ablation, arm: str, output: Path) -> list[Record]:
         raise ValueError(f"{folder} holds no arm trained with these settings; run it without --final first")
     if not (folder / "test.csv").is_file():
         records = ablation.score(arm, weights.load(folder / "weights"), "test")
-        _write(folder / "test.csv", pd.DataFrame(records).to_csv(index=False))
-    return _records(folder / "test.csv")
+        write(folder / "test.csv", pd.DataFrame(records).to_csv(index=False))
+    return read_records(folder / "test.csv")
 
 
 def report(records: Mapping[str, Sequence[Record]], facts: Mapping[str, Mapping[str, float]]) -> str:
@@ -277,7 +293,8 @@ def _without(data: Config, names: Sequence[str]) -> Config:
     return {**data, **kept, "weights": weights}
 
 
-def _resolved(config: Config) -> Config:
+def resolved(config: Config) -> Config:
+    """Fills in the environment variables of a configuration."""
     return cast(Config, OmegaConf.to_container(OmegaConf.create(config), resolve=True))
 
 
@@ -285,12 +302,14 @@ def _folder(ablation: Ablation, arm: str, output: Path) -> Path:
     return output / arm / f"seed-{ablation.seed}"
 
 
-def _records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Record]:
+    """Reads records from a CSV."""
     frame = pd.read_csv(path, dtype={"case": str, "patient": str, "variant": str}, keep_default_na=False)
     return cast(list[Record], frame.to_dict("records"))
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Writes a text whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     work = path.with_name(f".{path.name}.part")
     work.write_text(text)
@@ -332,7 +351,7 @@ def main(args: Sequence[str] | None = None) -> None:
             results[arm] = run_arm(ablation, arm, options.output, costs)
         facts[arm] = json.loads((_folder(ablation, arm, options.output) / "arm.json").read_text())
         text = report(results, facts)
-        _write(options.output / ("test.md" if options.final else "val.md"), text + "\n")
+        write(options.output / ("test.md" if options.final else "val.md"), text + "\n")
     sys.stdout.write(text + "\n")
 
 

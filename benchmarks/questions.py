@@ -12,12 +12,12 @@ from mvg.data.episodes import EpisodeDataset
 from mvg.data.source import Index
 from mvg.episode import Spec
 from mvg.task import Task
-from tasks import Denoising, Inpainting, Segmentation, Synthesis
+from tasks import BiasCorrection, Denoising, Inpainting, Segmentation, SuperResolution, Synthesis
 from tasks.labels import key, known_classes
 from tasks.synthesis import image_roles
 
 LEVEL = 0.75
-"""Strength of the noise that is asked for, as a share of the way from weakest to strongest on a logarithmic scale."""
+"""Strength of a degradation that is asked for, as a share of the way from weakest to strongest, logarithmically."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,14 @@ def variants(task: Task, index: Index, class_names: Mapping[int, str]) -> list[t
         shown = [k for k in classes if len(index.find((*task.roles, task.labels, key(task.labels, k))))]
         return [(class_names.get(k, f"class {k}"), narrow(task, classes=[k], negatives=0.0)) for k in shown]
     if isinstance(task, Denoising):
-        levels = {kind: low * (high / low) ** LEVEL for kind, (low, high) in task.ranges.items()}
-        return [(kind, narrow(task, kinds=[kind], **{kind: (levels[kind],) * 2})) for kind in task.kinds]
+        return [(kind, narrow(task, kinds=[kind], **{kind: (strength(task.ranges[kind]),) * 2})) for kind in task.kinds]
+    if isinstance(task, BiasCorrection):
+        cells = (round(strength(task.ranges["cells"])),) * 2
+        field = (strength(task.ranges["inhomogeneity"]),) * 2
+        return [("field", narrow(task, inhomogeneity=field, cells=cells))]
+    if isinstance(task, SuperResolution):
+        factor = (strength(task.ranges["factor"]),) * 2
+        return [(kind.replace("_", " "), narrow(task, kinds=[kind], factor=factor)) for kind in task.kinds]
     if isinstance(task, Inpainting):
         share = sum(task.share) / 2
         return [(kind, narrow(task, kinds=[kind], share=(share, share))) for kind in task.kinds]
@@ -76,8 +82,14 @@ def variants(task: Task, index: Index, class_names: Mapping[int, str]) -> list[t
         made = [(f"{' + '.join(given)} to {to}", narrow(task, sources=given, targets=[to])) for given, to in pairs]
         return [(name, only) for name, only in made if only.accepts(index)]
     raise ValueError(
-        f"the protocol asks for segmentation, denoising, inpainting and synthesis, not {type(task).__name__}"
+        "the protocol asks for segmentation, denoising, inpainting, bias-field correction, super-resolution and "
+        f"synthesis, not {type(task).__name__}"
     )
+
+
+def strength(bounds: tuple[float, float]) -> float:
+    """The strength between two that is asked for."""
+    return float(bounds[0] * (bounds[1] / bounds[0]) ** LEVEL)
 
 
 def narrow(task: Task, **changes: Any) -> Task:

@@ -11,6 +11,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +25,27 @@ from mvg.models.base import InContextModel
 Stepper = Callable[[], None]
 
 
-def training_step(network: InContextModel, data: EpisodeDataModule, autocast: bool) -> Stepper:
-    """Returns a whole training step of a network on the first batch of its data; weights do not change.
+def training_step(network: InContextModel, data: EpisodeDataModule, autocast: bool, batches: int = 1) -> Stepper:
+    """Returns whole training steps of a network on the first batches of its data; weights do not change.
 
     Args:
         network: The network.
         data: The data.
         autocast: Run in bfloat16 where PyTorch deems it safe.
+        batches: Number of batches; each call takes a step on every one of them.
     """
     data.workers = 0
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    drawn = list(islice(data.train_dataloader(), batches))
     optimizer = AdamW(network.train().parameters(), lr=0.0, weight_decay=0.0)
 
     def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = network.loss(batch)["loss"]
-        loss.backward()
-        optimizer.step()
+        for batch in drawn:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = network.loss(batch)["loss"]
+            loss.backward()
+            optimizer.step()
 
     return step
 

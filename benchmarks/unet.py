@@ -1,4 +1,4 @@
-"""Plain U-Nets, one for each task of each source: what a specialist reaches on the same patients, size and minutes.
+"""Plain U-Nets in 2D or 3D, one for each task of each source: what specialists reach on the same patients.
 
 Segmentation is one network a source and label role, with all classes at once (softmax, Dice and cross-entropy).
 Denoising and inpainting are one network a source that paints the difference from its input, at first none; synthesis is
@@ -31,6 +31,7 @@ from mvg.data import EpisodeDataModule
 from mvg.data.episodes import EpisodeDataset, Plan, repeat_channels
 from mvg.data.loader import start_worker
 from mvg.data.source import Index
+from mvg.models.streams import channels_last
 from mvg.task import Task
 from tasks import Segmentation, Synthesis
 from tasks.painting import gather
@@ -38,7 +39,7 @@ from tasks.painting import gather
 logger = logging.getLogger(__name__)
 
 Sample = tuple[Tensor, Tensor, Tensor]
-"""Image `(C_in, H, W)`, target (`(1, H, W)` int64 classes, or `(1, H, W)` in [0, 1]) and weight `(1, H, W)`."""
+"""Image `(C_in, *S)`, target (`(1, *S)` int64 classes, or `(1, *S)` in [0, 1]) and weight `(1, *S)`."""
 
 _STEPS = 10**9
 
@@ -92,7 +93,7 @@ def _assign(found: dict[tuple[str, ...], Specialty], question: Question, task: T
 
 
 class Slices(Dataset[Sample]):
-    """Endless training slices of one specialty: the same draws, crops and sizes as for the in-context network.
+    """Endless training slices, or windows of volumes, of one specialty, drawn as for the in-context network.
 
     Args:
         data: Sources, sizes and augmentation.
@@ -115,7 +116,7 @@ class Slices(Dataset[Sample]):
         spec = own.task.draw(self.index, rng, training=True)
         offered = self.index.find(tuple(spec["query"]))
         item = self.index.items[int(offered[rng.integers(len(offered))])]
-        subject = self.dataset.subjects(Plan(own.source, own.name, spec, (item,)), rng)[0]
+        subject = self.dataset.subjects(Plan(own.source, own.name, spec, (item,), fine=True), rng)[0]
         what = f"images of task {own.name!r}"
         if isinstance(own.task, Segmentation):
             image = repeat_channels(gather(subject, own.task.roles), self.channels, what)
@@ -145,8 +146,9 @@ class Specialist(pl.LightningModule):
         specialty: What is learned.
         channels: Channels of images.
         minutes: Training time, at which training stops.
-        widths: Channels of the levels, at full, half, quarter, ... size.
+        widths: Channels of the levels, at full, half, quarter, ... size; by default four from 32 on (3D: 16).
         learning_rate: Highest learning rate.
+        dims: Number of axes of the images.
     """
 
     def __init__(
@@ -154,26 +156,36 @@ class Specialist(pl.LightningModule):
         specialty: Specialty,
         channels: int = 1,
         minutes: float = 1.0,
-        widths: Sequence[int] = (32, 64, 128, 256),
+        widths: Sequence[int] | None = None,
         learning_rate: float = 1e-3,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         self.classes, self.minutes, self.learning_rate = specialty.classes, minutes, learning_rate
         self.restores = not specialty.classes and not isinstance(specialty.task, Synthesis)
+        widths = widths or [(32 if dims == 2 else 16) * 2**level for level in range(4)]
         strides = [1] + [2] * (len(widths) - 1)
         self.net = DynUNet(
-            2, channels, specialty.classes or 1, [3] * len(widths), strides, strides[1:], list(widths), res_block=True
+            dims,
+            channels,
+            specialty.classes or 1,
+            [3] * len(widths),
+            strides,
+            strides[1:],
+            list(widths),
+            res_block=True,
         )
         if self.restores:
             nn.init.zeros_(self.net.output_block.conv.conv.weight)
             nn.init.zeros_(self.net.output_block.conv.conv.bias)
-        self.to(memory_format=torch.channels_last)
+        self.format = channels_last(dims)
+        self.to(memory_format=self.format)
         self.overlap = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         self._start = math.inf
 
     def forward(self, image: Tensor) -> Tensor:
-        """Maps `(B, C_in, H, W)` to `(B, classes, H, W)` scores, or to a `(B, 1, H, W)` image."""
-        out: Tensor = self.net(image.contiguous(memory_format=torch.channels_last)).float()
+        """Maps `(B, C_in, *S)` to `(B, classes, *S)` scores, or to a `(B, 1, *S)` image."""
+        out: Tensor = self.net(image.contiguous(memory_format=self.format)).float()
         return out + image.mean(1, keepdim=True) if self.restores else out
 
     def training_step(self, batch: Sample, index: int) -> Tensor:
@@ -229,27 +241,35 @@ def train_unets(
     """
     wanted, trained = specialties(data, protocol or Protocol()), {}
     for specialty in wanted:
-        pl.seed_everything(seed, verbose=False)
-        network = Specialist(specialty, data.in_channels, minutes / len(wanted))
-        loader = DataLoader(
-            Slices(data, specialty, seed),
-            batch_size,
-            num_workers=workers,
-            worker_init_fn=start_worker if workers else None,
-        )
-        trainer = pl.Trainer(
-            max_epochs=1,
-            precision="bf16-mixed",
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(network.train(), loader)
-        logger.info("%s/%s: U-Net, %d steps", specialty.source, specialty.name, trainer.global_step)
-        trained.update({name: (network.eval(), number) for name, number in specialty.asked.items()})
+        network = train_unet(data, specialty, minutes / len(wanted), batch_size, workers, seed)
+        trained.update({name: (network, number) for name, number in specialty.asked.items()})
     return trained
+
+
+def train_unet(
+    data: EpisodeDataModule, specialty: Specialty, minutes: float, batch_size: int = 16, workers: int = 1, seed: int = 0
+) -> Specialist:
+    """Trains one U-Net; returns it ready to answer. Arguments are those of `train_unets`."""
+    pl.seed_everything(seed, verbose=False)
+    network = Specialist(specialty, data.in_channels, minutes, dims=len(data.image_size))
+    loader = DataLoader(
+        Slices(data, specialty, seed),
+        batch_size,
+        num_workers=workers,
+        worker_init_fn=start_worker if workers else None,
+    )
+    trainer = pl.Trainer(
+        max_epochs=1,
+        precision="bf16-mixed",
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(network.train(), loader)
+    logger.info("%s/%s: U-Net, %d steps", specialty.source, specialty.name, trainer.global_step)
+    return network.eval()
 
 
 def unet_entrant(trained: Mapping[str, tuple[Specialist, int]]) -> Entrant:
@@ -267,7 +287,7 @@ def unet_entrant(trained: Mapping[str, tuple[Specialist, int]]) -> Entrant:
             painted = network(image.to(network.device)).cpu()
         if network.classes:
             painted = (painted.argmax(1, keepdim=True) == asked).float()
-        result: Tensor = painted.expand(-1, context_targets.shape[2], -1, -1)
+        result: Tensor = painted.expand(-1, context_targets.shape[2], *painted.shape[2:])
         return result
 
     return answer

@@ -89,7 +89,7 @@ def test_test_patients_are_scored_once_after_training(arms, monkeypatch):
         run(arms, "--arms", "ours", "--final")
     run(arms, "--arms", "ours")
     run(arms, "--arms", "ours", "--final")
-    records = ablation._records(arms.parent / "out" / "ours" / "seed-0" / "test.csv")
+    records = ablation.read_records(arms.parent / "out" / "ours" / "seed-0" / "test.csv")
     assert {record["split"] for record in records} == {"test"}
     monkeypatch.setattr(Ablation, "score", None)
     run(arms, "--arms", "ours", "--final")

@@ -1,0 +1,261 @@
+"""Networks for volumes on unseen patients: what their parts bring at equal compute, and how specialists compare.
+
+    python -m benchmarks.volumes --minutes 30 --unet-minutes 30 --output DIR [--split test] [--list]
+
+Every arm of `configs/benchmark/volumes.yaml` is trained with the same compute (`benchmarks.step_cost`), then answers
+whole volumes after 1, 2, 4 and 8 examples. Beside them: answers that need no network, the task swap, and one 3D U-Net
+for each task of each source. Choose between arms by `--split val`, the default; the test patients are for what was
+chosen.
+
+A job is an arm on one task of one source (or one U-Net) and leaves a CSV below `DIR/ARM/seed-0/SPLIT`; jobs that are
+there are not done again, so that a run that was ended goes on. `DIR/SPLIT.md` and `DIR/SPLIT.png` are made from all of
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from benchmarks.ablation import Ablation, Config, measure, merge, read_records, resolved, write
+from benchmarks.evaluation import Record, episodes, load_data
+from benchmarks.step_cost import Costs, Stepper, training_step
+from benchmarks.unet import Specialty, specialties, train_unet
+from benchmarks.volume_evaluation import (
+    WAYS,
+    Painter,
+    VolumeProtocol,
+    evaluate_volumes,
+    network_painter,
+    slice_protocol,
+    trivial_painter,
+    unet_painter,
+)
+from benchmarks.volume_report import TRIVIAL_ARM, UNET, draw_curves, report
+from mvg import weights
+from mvg.configuration import to_config
+from mvg.data import EpisodeDataModule
+from mvg.data.episodes import EpisodeDataset
+from mvg.next_scale import TeacherForcing
+from tasks import Synthesis
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "configs/benchmark/volumes.yaml"
+STEPS = 4
+"""Batches that a timed step takes, as those of the first level cost less than those of finer ones."""
+
+
+class Comparison(Ablation):
+    """The arms of a configuration file for volumes; an arm may name another class of network.
+
+    Args:
+        path: The file, see `configs/benchmark/volumes.yaml`.
+        minutes: Training time of each arm on a quiet machine.
+        seed: Seed of weights and episodes.
+    """
+
+    def network_of(self, arm: str) -> Config:
+        """Configuration of an arm's network; another class keeps size and channels."""
+        change = self.arms[arm].get("network", {})
+        if "class_path" not in change:
+            return super().network_of(arm)
+        kept = {
+            k: v for k, v in self.network["init_args"].items() if k in ("image_size", "in_channels", "out_channels")
+        }
+        return {"class_path": change["class_path"], "init_args": merge(kept, change.get("init_args", {}))}
+
+    def ways(self, arm: str) -> list[str]:
+        """How an arm answers volumes."""
+        found: list[str] = merge(self.evaluation, self.arms[arm].get("evaluation", {})).get("ways", list(WAYS))
+        return found
+
+    def digest(self, arm: str) -> str:
+        """Hash of all that decides the training of an arm; the place of the data does not."""
+        content = [self.minutes, self.seed, self.trainer, self.network_of(arm), self.data_of(arm), self.model_of(arm)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def step(self, arm: str) -> Stepper:
+        """Prepares training steps of an arm on several batches, to be timed."""
+        network = self.build(arm)
+        return training_step(network, self.load(arm), self.autocast, STEPS)
+
+    @property
+    def autocast(self) -> bool:
+        """Whether networks run in bfloat16."""
+        return self._autocast
+
+    def load(self, arm: str, **changes: Any) -> EpisodeDataModule:
+        """Builds the data of an arm."""
+        data = resolved({**self.data_of(arm), **changes})
+        return load_data(data, weights.build(self.network_of(arm)))
+
+
+# ---------------------------------------------------------------------- jobs
+
+
+def train_arm(comparison: Comparison, arm: str, output: Path, costs: Costs) -> Path:
+    """Trains an arm, unless it left its weights; returns their folder.
+
+    Raises:
+        ValueError: If the folder holds the arm after other settings.
+    """
+    folder, digest = output / slug(arm) / f"seed-{comparison.seed}", comparison.digest(arm)
+    done = folder / "arm.json"
+    if done.is_file():
+        if json.loads(done.read_text())["digest"] != digest:
+            raise ValueError(f"{folder} holds this arm after other settings; give another --output, or delete it")
+        return folder
+    network = comparison.build(arm)
+    steps = costs.steps(arm, comparison.minutes * STEPS)
+    facts = {"steps": steps, "cost": costs.ratios[arm], "minutes": comparison.train(arm, network, steps)}
+    logger.info("%s: %d steps in %.1f min", arm, steps, facts["minutes"])
+    weights.save(folder / "weights", network)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    write(done, json.dumps({"arm": arm, "digest": digest, "parameters": count, **facts}, indent=2) + "\n")
+    return folder
+
+
+def run_job(path: Path, work: Callable[[], list[Record]], arm: str) -> None:
+    """Does the work of a job and writes its records, unless they are there."""
+    if path.is_file():
+        return
+    records = [{**record, "arm": arm} for record in work()]
+    columns = None if records else ["source", "task", "variant", "case", "patient", "entrant", "metric", "value", "arm"]
+    write(path, pd.DataFrame(records, columns=columns).to_csv(index=False))
+    logger.info("%s: %d records", path, len(records))
+
+
+def run_networks(
+    comparison: Comparison, arms: Sequence[str], dataset: EpisodeDataset, protocol: VolumeProtocol, output: Path
+) -> None:
+    """Trains and evaluates arms."""
+    costs = measure(comparison, arms, output)
+    for arm in arms:
+        folder = train_arm(comparison, arm, output, costs)
+        network = weights.load(folder / "weights")
+        painter = network_painter(network, comparison.ways(arm), protocol.overlap, comparison.autocast)
+        run_painter(painter, arm, dataset, protocol, folder, control=True)
+
+
+def run_painter(
+    painter: Painter, arm: str, dataset: EpisodeDataset, protocol: VolumeProtocol, folder: Path, control: bool = False
+) -> None:
+    """Evaluates a painter, a job a source and task."""
+    for source, task in dataset.pairs:
+        work = partial(evaluate_volumes, dataset, source, task, painter, protocol, control)
+        run_job(folder / protocol.split / f"{source}-{task}.csv", work, arm)
+
+
+def run_unets(
+    comparison: Comparison, dataset: EpisodeDataset, protocol: VolumeProtocol, minutes: float, output: Path
+) -> None:
+    """Trains and evaluates the U-Nets, a job each, in windows of full resolution."""
+    data = comparison.load(next(iter(comparison.arms)), next_scale=to_config(TeacherForcing(single=True)))
+    wanted = specialties(data, slice_protocol(protocol))
+    once = replace(protocol, shots=protocol.shots[:1])
+    folder = output / UNET / f"seed-{comparison.seed}" / protocol.split
+
+    def work(specialty: Specialty) -> list[Record]:
+        share = minutes / len(wanted)
+        network = train_unet(data, specialty, share, data.batch_size, data.workers, comparison.seed)
+        painter = unet_painter(network, data.image_size, protocol.overlap)
+        return evaluate_volumes(dataset, specialty.source, specialty.name, painter, once, only=specialty.asked)
+
+    for specialty in wanted:
+        source, task, variant = next(iter(specialty.asked)).split("/")
+        name = f"{source}-{task}" + (f"-{slug(variant)}" if isinstance(specialty.task, Synthesis) else "")
+        run_job(folder / f"{name}.csv", partial(work, specialty), UNET)
+
+
+def slug(name: str) -> str:
+    """Turns a name into one for files."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+# ---------------------------------------------------------------------- command
+
+
+def check_asked(output: Path, comparison: Comparison, protocol: VolumeProtocol, unet_minutes: float) -> None:
+    """Notes what is asked, for all jobs of a folder and split.
+
+    Raises:
+        ValueError: If the folder holds jobs that were asked otherwise; their scores could not be compared.
+    """
+    asked = {**asdict(protocol), "shots": list(protocol.shots)}
+    if unet_minutes:
+        asked["unet_minutes"] = unet_minutes
+    path = output / f"{protocol.split}.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    for name, value in asked.items():
+        if known.get(name, value) != value:
+            raise ValueError(f"{path} says {name} {known[name]}, asked is {value}; give another --output, or delete it")
+    write(path, json.dumps({**known, **asked}, indent=2) + "\n")
+
+
+def run(
+    comparison: Comparison, arms: Sequence[str], protocol: VolumeProtocol, unet_minutes: float, output: Path
+) -> str:
+    """Does all jobs that are not done, and reports on all that are there."""
+    check_asked(output, comparison, protocol, unet_minutes)
+    first = next(iter(comparison.arms))
+    dataset = episodes(comparison.load(first), slice_protocol(protocol))
+    run_painter(trivial_painter, TRIVIAL_ARM, dataset, protocol, output / TRIVIAL_ARM / f"seed-{comparison.seed}")
+    run_networks(comparison, arms, dataset, protocol, output)
+    if unet_minutes:
+        run_unets(comparison, dataset, protocol, unet_minutes, output)
+    paths = sorted(output.glob(f"*/seed-{comparison.seed}/{protocol.split}/*.csv"))
+    records = [record for path in paths for record in read_records(path)]
+    order = [arm for arm in comparison.arms if any(record["arm"] == arm for record in records)]
+    ways = {arm: comparison.ways(arm) for arm in order}
+    text = report(records, ways)
+    write(output / f"{protocol.split}.md", text + "\n")
+    draw_curves(records, ways, output / f"{protocol.split}.png")
+    return text
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line; `args` stands in for `sys.argv` in tests."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0, help="training time of each arm, on a quiet machine")
+    parser.add_argument("--unet-minutes", type=float, default=0.0, help="training time of all U-Nets; 0 for none")
+    parser.add_argument("--output", type=Path, help="folder of the results")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms to run; all by default")
+    parser.add_argument("--list", action="store_true", help="print the names of the arms")
+    parser.add_argument("--config", default=CONFIG, help="file that describes the arms")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="whose volumes are asked")
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of examples")
+    parser.add_argument("--cases", type=int, help="most volumes of each question, evenly spread; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, episodes, examples and noise")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    options = parser.parse_args(args)
+    comparison = Comparison(options.config, options.minutes, options.seed)
+    if options.list:
+        sys.stdout.write("\n".join(comparison.arms) + "\n")
+        return
+    names = options.arms or list(comparison.arms)
+    if unknown := sorted(set(names) - set(comparison.arms)):
+        parser.error(f"unknown arm {unknown[0]!r}; there are {', '.join(comparison.arms)}")
+    if options.output is None:
+        parser.error("--output is needed")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    torch.set_num_threads(options.threads)
+    protocol = VolumeProtocol(options.split, tuple(options.shots), options.cases, options.seed)
+    sys.stdout.write(run(comparison, names, protocol, options.unet_minutes, options.output) + "\n")
+
+
+if __name__ == "__main__":
+    main()
