@@ -289,7 +289,7 @@ def _optimizer(config: Mapping[str, Any]) -> OptimizerCallable:
 def _without(data: Config, names: Sequence[str]) -> Config:
     """Leaves sources and tasks out."""
     kept = {kind: {n: v for n, v in data[kind].items() if n not in names} for kind in ("sources", "tasks")}
-    weights = {n: v for n, v in data.get("weights", {}).items() if n not in names}
+    weights = {n: v for n, v in data.get("weights", {}).items() if not set(n.split("/")) & set(names)}
     return {**data, **kept, "weights": weights}
 
 
