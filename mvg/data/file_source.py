@@ -74,7 +74,9 @@ class FileSource(Source):
         if slices is not None and slices not in SLICES:
             raise ValueError(f"`slices` must be one of {SLICES} or null, got {slices!r}")
         if spacing is not None and (slices is not None or not spacing > 0):
-            raise ValueError(f"`spacing` reduces whole volumes to voxels above 0 mm; set `slices` to null, got {spacing}")
+            raise ValueError(
+                f"`spacing` reduces whole volumes to voxels above 0 mm; set `slices` to null, got {spacing}"
+            )
         self.name, self.licence, self.modality = name, licence, modality
         self.class_names, self.intensity = class_names or {}, intensity or {}
         self.slices, self.trim, self.longest, self.spacing = slices, trim, longest, spacing
