@@ -296,7 +296,7 @@ def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging):
             callback.on_save_checkpoint(trainer, pl_module, checkpoint)
-    network: nn.Module = copy.deepcopy(pl_module.network)  # type: ignore[arg-type]
+    network: nn.Module = copy.deepcopy(pl_module.network)  # type: ignore[assignment]
     start = "network."
     network.load_state_dict({n[len(start) :]: v for n, v in checkpoint["state_dict"].items() if n.startswith(start)})
     return network

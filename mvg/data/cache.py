@@ -86,8 +86,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_array(path: Path, values: Stored) -> None:
-    """Writes an array as `.npy`, atomically."""
-    write_atomically(path, lambda file: np.save(file, values, allow_pickle=False))
+    """Writes an array as `.npy` in C order, atomically."""
+    write_atomically(path, lambda file: np.save(file, np.ascontiguousarray(values), allow_pickle=False))
 
 
 def write_json(path: Path, values: Any) -> None:

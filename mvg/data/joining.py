@@ -55,7 +55,7 @@ def read_data(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such configuration; `mvg data prepare` writes one beside the manifest")
     content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    data = content.get("data") if isinstance(content, dict) else None
+    data: Any = content.get("data") if isinstance(content, dict) else None
     for name in ("sources", "tasks"):
         if not isinstance(data, dict) or not data.get(name):
             raise ValueError(
