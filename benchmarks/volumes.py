@@ -194,7 +194,9 @@ def check_asked(output: Path, comparison: Comparison, protocol: VolumeProtocol, 
     Raises:
         ValueError: If the folder holds jobs that were asked otherwise; their scores could not be compared.
     """
+    data = json.dumps(comparison.data_of(next(iter(comparison.arms))), sort_keys=True)
     asked = {**asdict(protocol), "shots": list(protocol.shots)}
+    asked["data"] = hashlib.sha256(data.encode()).hexdigest()[:16]
     if unet_minutes:
         asked["unet_minutes"] = unet_minutes
     path = output / f"{protocol.split}.json"
