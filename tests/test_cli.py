@@ -224,7 +224,21 @@ def test_shipped_configuration_parses(path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         main(["fit", "--config", str(path), "--print_config"])
     assert stopped.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["model"]["network"]["class_path"]
+    parsed = yaml.safe_load(capsys.readouterr().out)
+    assert parsed["model"]["network"]["class_path"]
+    assert path.name == "adapt.yaml" or parsed["data"]["sources"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/network/*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("base", ["quickstart", "real_2d"])
+def test_network_on_the_command_line_keeps_nothing_of_the_configuration_s_own(path, base, capsys, monkeypatch):
+    monkeypatch.setenv("MVG_DATA", "data")
+    networks = []
+    for words in ([f"--data={ROOT}/configs/data/real.yaml"], [f"--config={ROOT}/configs/{base}.yaml"]):
+        with pytest.raises(SystemExit):
+            main(["fit", *words, f"--model.network={path}", "--print_config"])
+        networks.append(yaml.safe_load(capsys.readouterr().out)["model"]["network"])
+    assert networks[0] == networks[1]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/data/*.yaml")), ids=lambda path: path.name)
