@@ -198,11 +198,11 @@ class TestForward:
     @pytest.mark.parametrize("mean", [0.0, 0.5])
     def test_copy_gate_paints_the_query_image_in_its_own_units(self, mean):
         network = make("codes", mean=[mean], std=[0.5])
-        torch.nn.init.zeros_(network.decoder.paint.weight)
+        torch.nn.init.zeros_(network.decoder.last.weight)
         episode = draw(network)
-        network.decoder.paint.bias.data = torch.tensor([0.0, 9.0])
+        network.decoder.last.bias.data = torch.tensor([0.0, 9.0])
         close(paint(network, episode), episode.image, 1e-6)
-        network.decoder.paint.bias.data = torch.tensor([0.25, -9.0])
+        network.decoder.last.bias.data = torch.tensor([0.25, -9.0])
         close(paint(network, episode), torch.full_like(episode.image, mean + 0.125), 1e-6)
 
 
@@ -215,7 +215,7 @@ class TestLoss:
             losses.append(network.loss(episode)["loss"].item())
         assert losses[1] > losses[0]
         assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
-        torch.nn.init.zeros_(network.decoder.paint.weight)
+        torch.nn.init.zeros_(network.decoder.last.weight)
         network.loss(episode)["loss"].backward()
         assert all(block.attn.qkv.weight.grad.any() for block in network.blocks)
 

@@ -160,7 +160,7 @@ class TestConvert:
 
     def test_what_starts_from_an_encoder_inherits_its_terms(self, written, tmp_path):
         folder, saver = convert(written(fill(mae())), tmp_path / "out", "mae"), SaveWeights()
-        saver.on_fit_start(None, types.SimpleNamespace(pretrained=str(folder)))
+        saver.on_fit_start(types.SimpleNamespace(is_global_zero=False), types.SimpleNamespace(pretrained=str(folder)))
         assert saver.inherited == {FORMATS["mae"].origin: {"licence": "CC-BY-NC-4.0", "commercial": False}}
 
     def test_half_precision_and_wrapped_names_are_understood(self, written, tmp_path):

@@ -244,11 +244,11 @@ class _UShape(DecoderModule):
             self.transfers.append(transfer if transfer is not None else nn.Identity())
             self.matches.append(match if match is not None else nn.Identity())
             self.blocks.append(_Up(dims, below, skip + extra, widths[level], fine=level == 0))
-        self.paint = conv(dims, widths[0], out_channels * (2 if plan.copy else 1), 1)
+        self.last = conv(dims, widths[0], out_channels * (2 if plan.copy else 1), 1)
         if plan.copy:
-            nn.init.zeros_(self.paint.get_parameter("weight"))
-            nn.init.zeros_(self.paint.get_parameter("bias")[:out_channels])
-            nn.init.ones_(self.paint.get_parameter("bias")[out_channels:])
+            nn.init.zeros_(self.last.get_parameter("weight"))
+            nn.init.zeros_(self.last.get_parameter("bias")[:out_channels])
+            nn.init.ones_(self.last.get_parameter("bias")[out_channels:])
 
     def forward(
         self,
@@ -272,7 +272,7 @@ class _UShape(DecoderModule):
                     if not isinstance(part, nn.Identity):
                         skips.append(part(maps[level], pool.images[level], pool.labels[level], pool, visible))
             x = self.blocks[level](x, torch.cat(skips, 1))
-        painted: Tensor = self.paint(x)
+        painted: Tensor = self.last(x)
         if self.copy:
             value, gate = painted.chunk(2, 1)
             painted = value + torch.sigmoid(_SLOPE * gate) * image.mean(1, keepdim=True)
