@@ -15,6 +15,7 @@ from jsonargparse import ActionYesNo, ArgumentParser
 from mvg.adaptation import describe_adapter
 from mvg.context import PairFiles, find_pairs, read_names
 from mvg.data.readers import SIZE_LIMIT
+from mvg.default_weights import weights_for
 from mvg.hub import locate
 from mvg.next_scale import NextScale, Windows, retrieval_of
 from mvg.outputs import Job, find_jobs
@@ -67,10 +68,10 @@ def predict(args: Sequence[str]) -> None:
 
 
 def predict_files(
-    weights: Path,
     context: Path,
     input: Path,
     output: Path,
+    weights: Path | None = None,
     task: str | None = None,
     targets: Path | None = None,
     adapter: Path | None = None,
@@ -100,12 +101,13 @@ def predict_files(
     """Answers images from files. Everything is checked before the first file is written.
 
     Args:
-        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub.
         context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
             Its `dataset.json`, if there is one, names the classes.
         input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either, or of
             DICOM series.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
+        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub; by default
+            those that the installation ships for such inputs.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task, or the adapter was made for one.
         targets: Folder of the targets, where `context` is the folder of the images alone.
@@ -145,7 +147,8 @@ def predict_files(
     Raises:
         ValueError: If anything is missing, damaged or does not fit together, or an output exists.
     """
-    start, weights = time.perf_counter(), locate(weights)
+    start = time.perf_counter()
+    weights = weights_for(input) if weights is None else locate(weights)
     pairs = find_pairs(context, targets)
     window = describe_adapter(adapter).get("window") if adapter and window is None else window
     limits = as_window(window)

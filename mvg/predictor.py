@@ -22,7 +22,7 @@ from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
 from mvg.episode import Answer, Spec
-from mvg.hub import locate
+from mvg.hub import locate, shipped
 from mvg.models.base import InContextModel
 from mvg.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.rasters import Raster, Source, limits, read_raster, to_tensor
@@ -116,7 +116,7 @@ class Predictor:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | None = None,
         task: str | Task | None = None,
         adapter: str | Path | None = None,
         **options: Any,
@@ -124,14 +124,15 @@ class Predictor:
         """Loads a trained folder.
 
         Args:
-            folder: `<run>/weights` of a finished fit, or `hub:OWNER/NAME` on the Hugging Face hub.
+            folder: `<run>/weights` of a finished fit, or `hub:OWNER/NAME` on the Hugging Face hub; by default the 2D
+                weights that the installation ships.
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
                 or the adapter was made for one.
             adapter: Folder that `mvg adapt` wrote for these weights.
             **options: Arguments of the class; `aspect` is by default that of the training, `aspect` and `window` those
                 of the adapter where there is one.
         """
-        folder = locate(folder)
+        folder = shipped("2d") if folder is None else locate(folder)
         facts = {} if adapter is None else describe_adapter(adapter)
         if task is None and adapter is not None:
             task = adapted_task(adapter)

@@ -22,6 +22,7 @@ from mvg.data.intensity import Intensity, Percentiles, normalise
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import Volume
 from mvg.episode import Answer, Spec
+from mvg.hub import shipped
 from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
 from mvg.passes import mirror, spread
@@ -110,7 +111,7 @@ class ScalePredictor:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | None = None,
         task: str | Task | None = None,
         adapter: str | Path | None = None,
         **options: Any,
@@ -118,12 +119,13 @@ class ScalePredictor:
         """Loads a trained folder.
 
         Args:
-            folder: `<run>/weights` of a finished fit.
+            folder: `<run>/weights` of a finished fit; by default the 3D weights that the installation ships.
             task: As in `Predictor.from_pretrained`.
             adapter: As in `Predictor.from_pretrained`.
             **options: Arguments of the class; `rule` is by default the one that all sources of the training state, or
                 else percentiles of each volume.
         """
+        folder = shipped("3d") if folder is None else folder
         if task is None and adapter is not None:
             task = adapted_task(adapter)
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)

@@ -19,6 +19,7 @@ from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import SLICES
 from mvg.data.readers import FloatArray
 from mvg.episode import Answer
+from mvg.hub import shipped
 from mvg.passes import Pass
 from mvg.predictor import Predictor
 from mvg.rasters import Raster, to_units
@@ -135,7 +136,7 @@ class VolumePredictor:
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path,
+        folder: str | Path | None = None,
         task: str | None = None,
         window: tuple[float, float] | None = None,
         slices: str | None = None,
@@ -146,7 +147,7 @@ class VolumePredictor:
         """Loads a trained folder.
 
         Args:
-            folder: `<run>/weights` of a finished fit.
+            folder: `<run>/weights` of a finished fit; by default the 2D weights that the installation ships.
             task: As in `Predictor.from_pretrained`.
             window: Values of the volumes that become 0 and 1; by default by the rule that all sources of the training
                 state, or else by percentiles of each volume.
@@ -155,6 +156,7 @@ class VolumePredictor:
             choice: As in the class.
             **options: Arguments of `Predictor`.
         """
+        folder = shipped("2d") if folder is None else folder
         predictor = Predictor.from_pretrained(folder, task, **options)
         rule, target_rule = rules_for(folder, predictor.task, window)
         axis, trim = stored_cut(weights.describe(folder).get("sources", {}))

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from mvg import hub, shipping
+from mvg import Predictor, hub, shipping
+from mvg.cli import main
 from mvg.default_weights import weights_for
 from mvg.models import CanvasViT, Medverse
 from mvg.shipping import check_terms, ship
@@ -145,3 +148,24 @@ def test_weights_are_chosen_by_what_is_to_be_answered(place, tmp_path, kinds, qu
             weights_for(asked)
     else:
         assert weights_for(asked) == place / expected
+
+
+def test_prediction_without_weights_takes_those_of_the_installation(place, tmp_path):
+    for name, value in (("a", 50), ("b", 200)):
+        for part in ("images", "targets"):
+            (tmp_path / "shown" / part).mkdir(parents=True, exist_ok=True)
+            values = np.full((16, 16), value, np.uint8) if part == "images" else np.tri(16, dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / "shown" / part / f"{name}.png")
+    query = tmp_path / "shown" / "images" / "a.png"
+    words = ["predict", "--context", str(tmp_path / "shown"), "--input", str(query), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(words)
+    ship(trained(tmp_path), "2d")
+    main(words)
+    sidecar = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert sidecar
+    named = Predictor.from_pretrained(str(place / "2d"))
+    default = Predictor.from_pretrained()
+    for predictor in (named, default):
+        predictor.set_context([query], [tmp_path / "shown" / "targets" / "a.png"])
+    assert np.array_equal(named(query).labels, default(query).labels)
