@@ -32,17 +32,17 @@ from benchmarks.questions import questions
 from benchmarks.summary import PRIMARY, cell, interval, per_patient
 from benchmarks.unet import train_unets, unet_entrant
 from mvg import weights
-from mvg.adaptation import Adaptation, merge, restore
-from mvg.case_training import RATES, Plan, adapt_to_cases
-from mvg.cases import Case
-from mvg.context import Example, present
+from mvg.adaptation.cases import Case
+from mvg.adaptation.methods import Adaptation, merge, restore
+from mvg.adaptation.training import RATES, Plan, adapt_to_cases
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
 from mvg.models.base import InContextModel
-from mvg.slices import Slice
+from mvg.prediction.context import Example, present
+from mvg.prediction.slices import Slice
 from tasks import Segmentation
 from tasks.labels import known_classes
 from tasks.painting import gather

@@ -26,15 +26,15 @@ import torch
 
 from benchmarks.evaluation import load_data
 from mvg import metrics, weights
-from mvg.context import Example, present
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index
 from mvg.models.base import InContextModel
-from mvg.predictor import Predictor
-from mvg.retrieval import features_of
-from mvg.slices import Looks, Pick, Slice, beside, drawn, spread_out
+from mvg.prediction.context import Example, present
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.retrieval import features_of
+from mvg.prediction.slices import Looks, Pick, Slice, beside, drawn, spread_out
 from tasks import Segmentation
 from tasks.labels import key, known_classes
 from tasks.painting import gather

@@ -23,9 +23,9 @@ from mvg.configuration import find_object, to_config
 from mvg.data.exposure import joined
 from mvg.data.geometry import resize
 from mvg.hub import locate
-from mvg.predictor import Predictor
-from mvg.scale_predictor import ScalePredictor
-from mvg.volume_predictor import VolumePredictor
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.scale_predictor import ScalePredictor
+from mvg.prediction.volume_predictor import VolumePredictor
 from mvg.weights import CONFIG, MODEL
 
 log = logging.getLogger(__name__)

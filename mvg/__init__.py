@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from mvg.generalist import Generalist
     from mvg.models.base import InContextModel
     from mvg.next_scale import NextScale
-    from mvg.predictor import Predictor
-    from mvg.scale_predictor import ScalePredictor
+    from mvg.prediction.predictor import Predictor
+    from mvg.prediction.scale_predictor import ScalePredictor
+    from mvg.prediction.volume_predictor import VolumePredictor
     from mvg.task import Task
-    from mvg.volume_predictor import VolumePredictor
     from mvg.weights import build, load
 
 __version__ = "0.1.0"
@@ -43,10 +43,10 @@ _MODULES = {
     "InContextModel": "mvg.models.base",
     "NextScale": "mvg.next_scale",
     "Pair": "mvg.episode",
-    "Predictor": "mvg.predictor",
-    "ScalePredictor": "mvg.scale_predictor",
+    "Predictor": "mvg.prediction.predictor",
+    "ScalePredictor": "mvg.prediction.scale_predictor",
     "Task": "mvg.task",
-    "VolumePredictor": "mvg.volume_predictor",
+    "VolumePredictor": "mvg.prediction.volume_predictor",
     "build": "mvg.weights",
     "load": "mvg.weights",
 }

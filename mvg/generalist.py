@@ -17,7 +17,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
-from mvg.adaptation import Adaptation, fingerprint, prepare
+from mvg.adaptation.methods import Adaptation, fingerprint, prepare
 from mvg.episode import Episode, Pair
 from mvg.finite_steps import FiniteSteps
 from mvg.models.base import InContextModel

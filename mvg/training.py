@@ -17,7 +17,7 @@ from pytorch_lightning.plugins import CheckpointIO
 
 import mvg
 from mvg import run_folder
-from mvg.adaptation import SaveAdapter
+from mvg.adaptation.methods import SaveAdapter
 from mvg.data import EpisodeDataModule
 from mvg.generalist import Generalist
 from mvg.resume import ContinueLoader, KeepBest, SaveLast, SeedBatches

@@ -1,7 +1,6 @@
 """The command `mvg adapt`: episodes of a few cases, validation, files in and files out."""
 
 import json
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +9,17 @@ import torch
 from PIL import Image
 
 import tasks
-from mvg import cli, weights
-from mvg.adaptation import ADAPTER, FACTS, Adaptation, describe_adapter
-from mvg.case_training import Plan, divide, judge
-from mvg.cases import Case, CaseEpisodes, HeldOutEpisodes, context_limit
+from mvg import weights
+from mvg.adaptation.cases import Case, CaseEpisodes, HeldOutEpisodes, context_limit
+from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, describe_adapter
+from mvg.adaptation.training import Plan, divide, judge
 from mvg.cli import main
-from mvg.context import Example
 from mvg.data import Augmentation
 from mvg.models import CanvasViT, ConvStem, UNetDecoder
 from mvg.objective import Objective
-from mvg.predictor import Predictor
-from mvg.slices import Slice
+from mvg.prediction.context import Example
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.slices import Slice
 
 SIZE = (16, 16)
 
@@ -135,9 +134,7 @@ def test_plans_out_of_range_are_refused(options):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Six pictures of a dark square, weights of a small network, and the commands; the working directory."""
-    entries = {name: EntryPoint(name, f"mvg.{name}:{name}", cli.GROUP) for name in ("adapt", "predict")}
-    monkeypatch.setattr(cli, "commands", lambda: entries)
+    """Six pictures of a dark square and weights of a small network; the working directory."""
     monkeypatch.chdir(tmp_path)
     for name in ("context/images", "context/labels"):
         Path(name).mkdir(parents=True)

@@ -7,7 +7,7 @@ from test_generalist import Toy
 from torch import nn
 
 from mvg import weights
-from mvg.adaptation import (
+from mvg.adaptation.methods import (
     ADAPTER,
     FACTS,
     Adaptation,

@@ -15,7 +15,7 @@ from test_predict_volumes import command, refused  # noqa: F401
 
 from mvg.data.dicom import find_series, read_series
 from mvg.data.manifest import read_manifest
-from mvg.scans import read_scan
+from mvg.prediction.scans import read_scan
 
 CANARY = "CANARY^JOHN"
 TURN = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0]

@@ -25,7 +25,7 @@ def write(path, values):
 @pytest.fixture
 def job(tmp_path, monkeypatch):
     """A tree as the platform mounts it, and a model of random weights."""
-    entry = EntryPoint("predict", "mvg.predict:predict", cli.GROUP)
+    entry = EntryPoint("predict", "mvg.prediction.predict:predict", cli.GROUP)
     monkeypatch.setattr(cli, "commands", lambda: {"predict": entry})
     rng = np.random.default_rng(0)
     network = CanvasViT((16, 16), width=16, depth=1, heads=1)

@@ -10,17 +10,18 @@ from PIL import Image
 from test_predictor import SIZE, Copy, Oracle, blob, dice
 
 import tasks
-from mvg import cli, outputs, weights
+from mvg import cli, weights
 from mvg.cli import main
-from mvg.context import PairFiles
-from mvg.preview import colour_of
-from mvg.retrieval import choose
+from mvg.prediction import outputs
+from mvg.prediction.context import PairFiles
+from mvg.prediction.preview import colour_of
+from mvg.prediction.retrieval import choose
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Two examples of unlike shape, three queries, and the weights of an oracle; the working directory."""
-    entry = EntryPoint("predict", "mvg.predict:predict", cli.GROUP)
+    entry = EntryPoint("predict", "mvg.prediction.predict:predict", cli.GROUP)
     monkeypatch.setattr(cli, "commands", lambda: {"predict": entry})
     monkeypatch.chdir(tmp_path)
     for name in ("context/images", "context/labels", "queries"):

@@ -16,9 +16,9 @@ from test_predict_volumes import command, refused  # noqa: F401
 from test_predictor import blob
 from test_volume_predictor import SHAPE
 
-from mvg import outputs
 from mvg.cli import class_paths
 from mvg.data.dicom import find_series, read_series
+from mvg.prediction import outputs
 
 REFERENCES = {
     "FrameOfReferenceUID": "1.2.3.4",
@@ -60,8 +60,8 @@ def test_a_dry_run_asks_nothing_and_writes_nothing(folder, capsys, monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("test_predictor.Oracle.answer", refuse)
-    monkeypatch.setattr("mvg.passes.Pass.remember", refuse)
-    monkeypatch.setattr("mvg.plan.need_of", lambda *_: None)
+    monkeypatch.setattr("mvg.prediction.passes.Pass.remember", refuse)
+    monkeypatch.setattr("mvg.prediction.plan.need_of", lambda *_: None)
     predict("--dry-run", "--uncertainty", "2")
     said = capsys.readouterr().out
     assert written() == []

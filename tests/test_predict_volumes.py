@@ -20,7 +20,7 @@ from mvg.cli import main
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """One example, one query, the weights of an oracle, and `mvg predict` on them."""
-    entry = EntryPoint("predict", "mvg.predict:predict", cli.GROUP)
+    entry = EntryPoint("predict", "mvg.prediction.predict:predict", cli.GROUP)
     monkeypatch.setattr(cli, "commands", lambda: {"predict": entry})
     monkeypatch.chdir(tmp_path)
     write("context/images/a.nii.gz", values(1))

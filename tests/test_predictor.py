@@ -11,8 +11,8 @@ from mvg import weights
 from mvg.data.geometry import resize
 from mvg.models import CanvasViT
 from mvg.models.base import InContextModel
-from mvg.predictor import Predictor
-from mvg.rasters import Raster, encode, limits, read_raster, to_tensor, to_units
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.rasters import Raster, encode, limits, read_raster, to_tensor, to_units
 
 SIZE = (32, 32)
 

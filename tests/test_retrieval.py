@@ -17,15 +17,15 @@ from test_volume_predictor import SIZE as PLANE
 import tasks
 from benchmarks import context_choice
 from mvg import ScalePredictor, VolumePredictor, weights
-from mvg.context import PairFiles
 from mvg.data import FolderSource, Window
-from mvg.memory import LiveBytes, fit_batch, need_of
 from mvg.next_scale import look
-from mvg.passes import Pass, Shelf, bytes_of
-from mvg.predictor import Predictor
-from mvg.retrieval import Chooser, NetworkLook, Table, distance, far_apart, nearest
-from mvg.trained import stored_cut, stored_rules
-from mvg.uncertainty import Agreement, draw_members, flips_of
+from mvg.prediction.context import PairFiles
+from mvg.prediction.memory import LiveBytes, fit_batch, need_of
+from mvg.prediction.passes import Pass, Shelf, bytes_of
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.retrieval import Chooser, NetworkLook, Table, distance, far_apart, nearest
+from mvg.prediction.trained import stored_cut, stored_rules
+from mvg.prediction.uncertainty import Agreement, draw_members, flips_of
 
 
 class Left(Oracle):

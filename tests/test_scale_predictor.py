@@ -52,7 +52,7 @@ def test_an_example_is_shown_at_the_size_of_the_querys_voxels(tmp_path):
 
 @pytest.mark.parametrize("task", [tasks.Segmentation(), tasks.Segmentation(scheme="random", channels=3)])
 def test_every_class_comes_back(task, tmp_path, monkeypatch):
-    monkeypatch.setattr("mvg.scale_predictor._SLAB", 200)
+    monkeypatch.setattr("mvg.prediction.scale_predictor._SLAB", 200)
     found, labels = predictor(Told(out_channels=task.channels), task), np.zeros(SHAPE)
     labels[2:7], labels[8:, 9:] = 1, 300
     found.set_context(
@@ -88,7 +88,7 @@ def test_several_examples_and_one_memory_of_them(tmp_path):
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """One example, one query, the weights of a tiny network for volumes, and `mvg predict` on them."""
-    entry = EntryPoint("predict", "mvg.predict:predict", cli.GROUP)
+    entry = EntryPoint("predict", "mvg.prediction.predict:predict", cli.GROUP)
     monkeypatch.setattr(cli, "commands", lambda: {"predict": entry})
     monkeypatch.chdir(tmp_path)
     write("context/images/a.nii.gz", values(1, (9, 20, 12)))

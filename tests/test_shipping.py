@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from mvg import Predictor, hub, shipping
 from mvg.cli import main
-from mvg.default_weights import weights_for
 from mvg.models import CanvasViT, Medverse
+from mvg.prediction.default_weights import weights_for
 from mvg.shipping import check_terms, ship
 from mvg.weights import describe, load, save, shipped
 from mvg.weights_command import weights as command

@@ -14,15 +14,15 @@ from test_predictor import Copy, Oracle
 
 import tasks
 from mvg import VolumePredictor
-from mvg.context import Example
 from mvg.data import Percentiles, Window
 from mvg.data.location import Location
 from mvg.data.preparation import Recipe, load, prepare
-from mvg.predictor import Predictor
-from mvg.preview import draw_slices
-from mvg.scans import read_scan
-from mvg.slices import Slice, beside, choose_slices, spread_out
-from mvg.trained import stored_rule
+from mvg.prediction.context import Example
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.preview import draw_slices
+from mvg.prediction.scans import read_scan
+from mvg.prediction.slices import Slice, beside, choose_slices, spread_out
+from mvg.prediction.trained import stored_rule
 
 SHAPE = (8, 9, 10)
 SIZE = (9, 8)

@@ -84,7 +84,7 @@ def draw_sheet(source: ManifestSource, rows: int = ROWS, size: int = 160) -> Ima
     import numpy as np
 
     from mvg.pictures import sheet, to_picture
-    from mvg.preview import show
+    from mvg.prediction.preview import show
 
     labels = sorted(source.recipe.label_roles)
     images = [

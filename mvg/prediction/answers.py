@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg.episode import Answer
-from mvg.rasters import Raster, limits, to_units
+from mvg.prediction.rasters import Raster, limits, to_units
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Prediction:
         boxes: `(n, 4)`, float32, `(top, left, bottom, right)` in pixels, bottom and right exclusive.
         scores: `(n,)`, float32, the confidence of each box.
         areas: Number of pixels of each class that the context shows.
-        uncertainty: `(H, W)`, float32, if it was asked for; see `mvg.uncertainty.Agreement`.
+        uncertainty: `(H, W)`, float32, if it was asked for; see `mvg.prediction.uncertainty.Agreement`.
         agreement: How far further answers agree with this one, if that was asked for.
     """
 

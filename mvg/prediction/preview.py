@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from mvg.context import Example
 from mvg.data.geometry import resize, resize_labels
 from mvg.pictures import sheet, to_picture
+from mvg.prediction.context import Example
 
 OPACITY = 0.4
 

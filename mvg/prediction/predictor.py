@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation import adapted_task, describe_adapter, load_adapter
-from mvg.answers import Prediction, Units, finish, units_of
+from mvg.adaptation.methods import adapted_task, describe_adapter, load_adapter
 from mvg.configuration import from_config
-from mvg.context import Example, label_maps, present, read_context
 from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
 from mvg.episode import Answer, Spec
 from mvg.hub import locate, shipped
 from mvg.models.base import InContextModel
-from mvg.passes import Pass, Shelf, better, keep_classes, spread
-from mvg.rasters import Raster, Source, limits, read_raster, to_tensor
-from mvg.subjects import split
+from mvg.prediction.answers import Prediction, Units, finish, units_of
+from mvg.prediction.context import Example, label_maps, present, read_context
+from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
+from mvg.prediction.rasters import Raster, Source, limits, read_raster, to_tensor
+from mvg.prediction.subjects import split
+from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
 from mvg.task import Task
-from mvg.uncertainty import MOST, Agreement, draw_members, flips_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Predictor:
         seed: Seeds the colours of tasks that draw them.
         size_limit: Largest number of pixels of an image.
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
-        members: Further answers with which each answer is compared; see `mvg.uncertainty`.
+        members: Further answers with which each answer is compared; see `mvg.prediction.uncertainty`.
         shelf: Keeps what the network remembers of contexts.
 
     Raises:

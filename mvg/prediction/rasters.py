@@ -23,8 +23,8 @@ from mvg.data.readers import (
     open_picture,
     picture_fault,
 )
-from mvg.scans import SCANS, is_scan
-from mvg.subjects import image_of, is_image, picture_values
+from mvg.prediction.scans import SCANS, is_scan
+from mvg.prediction.subjects import image_of, is_image, picture_values
 
 if TYPE_CHECKING:
     import torchio

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mvg.context import PairFiles
 from mvg.data.readers import case_name
 from mvg.models.base import InContextModel
 from mvg.next_scale import look
-from mvg.scans import is_scan, read_scan
+from mvg.prediction.context import PairFiles
+from mvg.prediction.scans import is_scan, read_scan
 
 Choice = Literal["random", "first", "nearest", "diverse", "metadata"]
 Look = Literal["image", "network"]

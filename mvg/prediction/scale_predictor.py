@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation import adapted_task, load_adapter
-from mvg.answers import Units, units_of
+from mvg.adaptation.methods import adapted_task, load_adapter
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, normalise
 from mvg.data.preparation import slicing_axis
@@ -25,16 +24,17 @@ from mvg.episode import Answer, Spec
 from mvg.hub import shipped
 from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
-from mvg.passes import mirror, spread
-from mvg.predictor import find_device, find_task
-from mvg.rasters import to_units
-from mvg.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid
-from mvg.subjects import split
+from mvg.prediction.answers import Units, units_of
+from mvg.prediction.passes import mirror, spread
+from mvg.prediction.predictor import find_device, find_task
+from mvg.prediction.rasters import to_units
+from mvg.prediction.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid
+from mvg.prediction.subjects import split
+from mvg.prediction.trained import stored_rules
+from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
+from mvg.prediction.volume_context import read_target
+from mvg.prediction.volume_predictor import VolumePrediction
 from mvg.task import Task
-from mvg.trained import stored_rules
-from mvg.uncertainty import MOST, Agreement, draw_members, flips_of
-from mvg.volume_context import read_target
-from mvg.volume_predictor import VolumePrediction
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ScalePredictor:
         seed: Seeds the colours of tasks that draw them.
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
         target_rule: Brings targets that are images to [0, 1]; by default `rule`.
-        members: Further answers with which each answer is compared; see `mvg.uncertainty`.
+        members: Further answers with which each answer is compared; see `mvg.prediction.uncertainty`.
 
     Raises:
         ValueError: If the network is not for volumes, or the device does not exist here.

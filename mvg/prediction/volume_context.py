@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvg.answers import Units, units_of
-from mvg.context import Example, present
 from mvg.data.intensity import Intensity
 from mvg.data.preparation import content_box, slicing_axis
 from mvg.data.readers import FloatArray, Volume, check_labels, resample
-from mvg.predictor import Predictor
-from mvg.rasters import Raster, Source, to_tensor
-from mvg.scans import Scan, VolumeSource, cut, scan_of
-from mvg.slices import Slice
+from mvg.prediction.answers import Units, units_of
+from mvg.prediction.context import Example, present
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.rasters import Raster, Source, to_tensor
+from mvg.prediction.scans import Scan, VolumeSource, cut, scan_of
+from mvg.prediction.slices import Slice
 from mvg.task import Task
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvg.context import Example
-from mvg.retrieval import Features, far_apart, nearest
+from mvg.prediction.context import Example
+from mvg.prediction.retrieval import Features, far_apart, nearest
 
 ENOUGH = 8
 """Pixels from which on a class counts as shown, where other slices show more."""

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 import mvg
-from mvg.adaptation import ADAPTER
+from mvg.adaptation.methods import ADAPTER
 from mvg.configuration import to_config
-from mvg.context import PairFiles
 from mvg.data.intensity import normalise
 from mvg.next_scale import look
-from mvg.outputs import Job, fingerprint
-from mvg.predictor import Predictor
-from mvg.rasters import read_raster
-from mvg.retrieval import Chooser, Look, features_of
-from mvg.scale_predictor import ScalePredictor
-from mvg.scans import is_scan, read_scan
-from mvg.volume_predictor import VolumePredictor
+from mvg.prediction.context import PairFiles
+from mvg.prediction.outputs import Job, fingerprint
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.rasters import read_raster
+from mvg.prediction.retrieval import Chooser, Look, features_of
+from mvg.prediction.scale_predictor import ScalePredictor
+from mvg.prediction.scans import is_scan, read_scan
+from mvg.prediction.volume_predictor import VolumePredictor
 from mvg.weights import MODEL
 
 AnyPredictor = Predictor | VolumePredictor | ScalePredictor

@@ -14,8 +14,8 @@ from typing import Any
 
 from mvg.data.dicom import find_series, fingerprint_series
 from mvg.data.readers import case_name, is_volume
-from mvg.rasters import WRITABLE, images_in
-from mvg.scans import SCANS, is_scan, is_slice
+from mvg.prediction.rasters import WRITABLE, images_in
+from mvg.prediction.scans import SCANS, is_scan, is_slice
 
 log = logging.getLogger(__name__)
 

@@ -12,23 +12,23 @@ from typing import Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
-from mvg.adaptation import describe_adapter
-from mvg.context import PairFiles, find_pairs, read_names
+from mvg.adaptation.methods import describe_adapter
 from mvg.data.readers import SIZE_LIMIT
-from mvg.default_weights import weights_for
 from mvg.hub import locate
 from mvg.next_scale import NextScale, Windows, retrieval_of
-from mvg.outputs import Job, find_jobs
-from mvg.plan import describe_plan, respect_limit
-from mvg.predict_pictures import answer_pictures
-from mvg.predict_volumes import answer_volumes
-from mvg.predictor import Predictor
-from mvg.retrieval import Choice, Chooser, Look, Table
-from mvg.run_facts import Groups, describe, looks_of
-from mvg.scale_predictor import ScalePredictor, takes_volumes
-from mvg.scans import is_scan
-from mvg.trained import stored_cut
-from mvg.volume_predictor import SliceChoice, VolumePredictor, rules_for
+from mvg.prediction.context import PairFiles, find_pairs, read_names
+from mvg.prediction.default_weights import weights_for
+from mvg.prediction.outputs import Job, find_jobs
+from mvg.prediction.plan import describe_plan, respect_limit
+from mvg.prediction.predict_pictures import answer_pictures
+from mvg.prediction.predict_volumes import answer_volumes
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.retrieval import Choice, Chooser, Look, Table
+from mvg.prediction.run_facts import Groups, describe, looks_of
+from mvg.prediction.scale_predictor import ScalePredictor, takes_volumes
+from mvg.prediction.scans import is_scan
+from mvg.prediction.trained import stored_cut
+from mvg.prediction.volume_predictor import SliceChoice, VolumePredictor, rules_for
 from mvg.weights import describe as describe_weights
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mvg.answers import Prediction
-from mvg.outputs import Job, as_json, fingerprint, write_whole
-from mvg.predictor import Predictor
-from mvg.preview import draw_preview
-from mvg.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
-from mvg.run_facts import Groups, describe_context, name_of
+from mvg.prediction.answers import Prediction
+from mvg.prediction.outputs import Job, as_json, fingerprint, write_whole
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.preview import draw_preview
+from mvg.prediction.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.prediction.run_facts import Groups, describe_context, name_of
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from mvg.data.geometry import from_slices, to_slices
 from mvg.data.itk import FORMATS
 from mvg.data.location import Location, read_grid
 from mvg.data.readers import PICTURES, VOLUMES, FloatArray, Volume, is_volume
-from mvg.subjects import image_of, is_image, volume_values
+from mvg.prediction.subjects import image_of, is_image, volume_values
 
 if TYPE_CHECKING:
     import torchio

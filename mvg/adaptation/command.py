@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 from jsonargparse import ActionYesNo, ArgumentParser
 
-from mvg.adaptation import ADAPTER, FACTS, Adaptation, Method, save_adapter
-from mvg.case_training import RATES, STEPS, Outcome, Plan, Validation, adapt_to_cases
-from mvg.cases import read_cases
+from mvg.adaptation.cases import read_cases
+from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, Method, save_adapter
+from mvg.adaptation.training import RATES, STEPS, Outcome, Plan, Validation, adapt_to_cases
 from mvg.configuration import to_config
-from mvg.context import find_pairs
 from mvg.data.readers import SIZE_LIMIT
-from mvg.predict import as_window
-from mvg.predictor import Predictor
-from mvg.scale_predictor import takes_volumes
-from mvg.volume_predictor import rules_for
+from mvg.prediction.context import find_pairs
+from mvg.prediction.predict import as_window
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.scale_predictor import takes_volumes
+from mvg.prediction.volume_predictor import rules_for
 
 log = logging.getLogger(__name__)
 

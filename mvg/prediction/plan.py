@@ -6,18 +6,18 @@ import logging
 import math
 from collections.abc import Sequence
 
-from mvg.memory import GIB, Need, fit_batch, in_gib, need_of, resident, voxels_of
 from mvg.next_scale.level import Level, levels
-from mvg.outputs import Job
-from mvg.passes import LIMIT
-from mvg.predict_pictures import check_job
-from mvg.predict_volumes import check_volume
-from mvg.predictor import Predictor
-from mvg.rasters import read_raster
-from mvg.run_facts import AnyPredictor, Groups, plain
-from mvg.scale_predictor import ScalePredictor
-from mvg.scans import Scan, is_scan, read_scan
-from mvg.volume_predictor import VolumePredictor
+from mvg.prediction.memory import GIB, Need, fit_batch, in_gib, need_of, resident, voxels_of
+from mvg.prediction.outputs import Job
+from mvg.prediction.passes import LIMIT
+from mvg.prediction.predict_pictures import check_job
+from mvg.prediction.predict_volumes import check_volume
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.rasters import read_raster
+from mvg.prediction.run_facts import AnyPredictor, Groups, plain
+from mvg.prediction.scale_predictor import ScalePredictor
+from mvg.prediction.scans import Scan, is_scan, read_scan
+from mvg.prediction.volume_predictor import VolumePredictor
 
 log = logging.getLogger(__name__)
 

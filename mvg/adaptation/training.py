@@ -17,8 +17,8 @@ from pytorch_lightning.callbacks import EarlyStopping
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from mvg.adaptation import Adaptation, Method, changed
-from mvg.cases import NAME, Case, CaseData, CaseEpisodes, HeldOutEpisodes
+from mvg.adaptation.cases import NAME, Case, CaseData, CaseEpisodes, HeldOutEpisodes
+from mvg.adaptation.methods import Adaptation, Method, changed
 from mvg.data.augmentation import Augmentation
 from mvg.generalist import Generalist
 from mvg.models.base import InContextModel

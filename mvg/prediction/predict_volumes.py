@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from mvg.data.dicom import find_series
 from mvg.data.intensity import normalise
 from mvg.data.preparation import AXES
-from mvg.dicom_output import check_series, encode_derived, encode_segmentation
-from mvg.outputs import Job, as_json, fingerprint, write_whole
-from mvg.preview import draw_slices
-from mvg.rasters import encode
-from mvg.run_facts import Groups, describe_context, name_of
-from mvg.scale_predictor import ScalePredictor
-from mvg.scans import SCANS, Scan, cut, encode_volume, is_slice, read_scan
-from mvg.volume_predictor import VolumePrediction, VolumePredictor
+from mvg.prediction.dicom_output import check_series, encode_derived, encode_segmentation
+from mvg.prediction.outputs import Job, as_json, fingerprint, write_whole
+from mvg.prediction.preview import draw_slices
+from mvg.prediction.rasters import encode
+from mvg.prediction.run_facts import Groups, describe_context, name_of
+from mvg.prediction.scale_predictor import ScalePredictor
+from mvg.prediction.scans import SCANS, Scan, cut, encode_volume, is_slice, read_scan
+from mvg.prediction.volume_predictor import VolumePrediction, VolumePredictor
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from mvg.data.readers import SIZE_LIMIT
-from mvg.rasters import Raster, Source, images_in, label_map, read_raster
+from mvg.prediction.rasters import Raster, Source, images_in, label_map, read_raster
 
 log = logging.getLogger(__name__)
 

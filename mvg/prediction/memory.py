@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mvg.models.base import InContextModel
-from mvg.passes import bytes_of
+from mvg.prediction.passes import bytes_of
 
 log = logging.getLogger(__name__)
 

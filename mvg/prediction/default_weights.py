@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mvg.hub import shipped
-from mvg.rasters import images_in
-from mvg.scans import is_scan
+from mvg.prediction.rasters import images_in
+from mvg.prediction.scans import is_scan
 
 
 def weights_for(query: Path) -> Path:

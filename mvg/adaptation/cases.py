@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mvg.context import PairFiles
 from mvg.data.augmentation import Augmentation
 from mvg.data.intensity import Intensity
 from mvg.data.loader import start_worker
 from mvg.data.subject import Item, Subject
 from mvg.episode import Episode
-from mvg.passes import spread
-from mvg.predictor import Predictor
-from mvg.scans import is_scan
-from mvg.slices import Slice
+from mvg.prediction.context import PairFiles
+from mvg.prediction.passes import spread
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.scans import is_scan
+from mvg.prediction.slices import Slice
+from mvg.prediction.volume_context import Way, group_classes, read_volume_slices, to_slice
 from mvg.task import Task
-from mvg.volume_context import Way, group_classes, read_volume_slices, to_slice
 
 NAME = "cases/task"
 """Name of the one pair of source and task, in logs."""

@@ -13,24 +13,24 @@ import torch
 from numpy.typing import NDArray
 
 from mvg import weights
-from mvg.answers import Units, fill_boxes
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import SLICES
 from mvg.data.readers import FloatArray
 from mvg.episode import Answer
 from mvg.hub import shipped
-from mvg.passes import Pass
-from mvg.predictor import Predictor
-from mvg.rasters import Raster, to_units
-from mvg.retrieval import Look, features_of
-from mvg.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid, uncut
-from mvg.slices import Looks, Pick, Slice, beside, bin_of, choose_slices, drawn, spread_out
-from mvg.subjects import split
+from mvg.prediction.answers import Units, fill_boxes
+from mvg.prediction.passes import Pass
+from mvg.prediction.predictor import Predictor
+from mvg.prediction.rasters import Raster, to_units
+from mvg.prediction.retrieval import Look, features_of
+from mvg.prediction.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid, uncut
+from mvg.prediction.slices import Looks, Pick, Slice, beside, bin_of, choose_slices, drawn, spread_out
+from mvg.prediction.subjects import split
+from mvg.prediction.trained import stored_cut, stored_rules
+from mvg.prediction.uncertainty import Agreement, flips_of
+from mvg.prediction.volume_context import Way, group_classes, read_picture_slices, read_volume_slices
 from mvg.task import Task
-from mvg.trained import stored_cut, stored_rules
-from mvg.uncertainty import Agreement, flips_of
-from mvg.volume_context import Way, group_classes, read_picture_slices, read_volume_slices
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class VolumePrediction:
         limits: The values of the file that became 0 and 1.
         axis: Slicing axis: 0 for sagittal, 1 for coronal, 2 for axial slices.
         slices: The answer as upright slices `(n, H, W)` along that axis, ascending.
-        uncertainty: In the shape of the file, float32, if it was asked for; see `mvg.uncertainty.Agreement`.
+        uncertainty: In the shape of the file, float32, if it was asked for; see `mvg.prediction.uncertainty.Agreement`.
         agreement: How far further answers agree with this one, if that was asked for.
         units: Units of an image that are not those of the file.
     """

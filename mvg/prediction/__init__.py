@@ -1,0 +1,1 @@
+"""From files, arrays and tensors to answers on their own grid: predictors, examples, outputs and the command."""
