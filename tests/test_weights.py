@@ -81,6 +81,8 @@ class TestFolder:
                 "image": {"class_path": "mvg.data.intensity.Window", "init_args": {"low": 0, "high": 80}},
             },
             "aspect": "pad",
+            "slices": "auto",
+            "trim": False,
         }
         assert "secret" not in (folder / "config.json").read_text()
         assert load_aspect(folder) == "pad"
