@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from benchmarks.step_cost import Costs, Stepper, training_step
 from benchmarks.summary import PRIMARY, cell, summarise, table
 from mvg import weights
 from mvg.controls import CONTROLS, TRIVIAL
+from mvg.files import write_whole
 from mvg.generalist import Generalist
 from mvg.models.base import InContextModel
 from mvg.report import NETWORK
@@ -310,10 +310,7 @@ def read_records(path: Path) -> list[Record]:
 
 def write(path: Path, text: str) -> None:
     """Writes a text whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = path.with_name(f".{path.name}.part")
-    work.write_text(text)
-    os.replace(work, path)
+    write_whole({path: text.encode()})
 
 
 def main(args: Sequence[str] | None = None) -> None:

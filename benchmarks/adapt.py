@@ -40,6 +40,7 @@ from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
+from mvg.files import write_whole
 from mvg.models.base import InContextModel
 from mvg.prediction.context import Example, present
 from mvg.prediction.slices import Slice
@@ -308,9 +309,8 @@ def run(options: argparse.Namespace) -> str:
         if path.exists():
             continue
         logger.info("job %d of %d: %s", number, len(jobs), path.stem)
-        work = path.with_suffix(".part")
-        pd.DataFrame(run_job(job, options.weights, network, data, options)).to_csv(work, index=False)
-        work.replace(path)
+        rows = pd.DataFrame(run_job(job, options.weights, network, data, options))
+        write_whole({path: rows.to_csv(index=False).encode()})
     records = pd.concat([pd.read_csv(folder / job.name) for job in jobs], ignore_index=True)
     records.to_csv(options.output / "records.csv", index=False)
     rows = summary(records)

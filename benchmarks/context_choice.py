@@ -30,6 +30,7 @@ from mvg.data import EpisodeDataModule
 from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index
+from mvg.files import write_whole
 from mvg.models.base import InContextModel
 from mvg.prediction.context import Example, present
 from mvg.prediction.predictor import Predictor
@@ -151,9 +152,7 @@ def run(options: argparse.Namespace) -> str:
         if path.exists():
             continue
         logger.info("job %d of %d: %s", number, len(jobs), path.stem)
-        work = path.with_suffix(".part")
-        run_job(job, data, network, options).to_csv(work, index=False)
-        work.replace(path)
+        write_whole({path: run_job(job, data, network, options).to_csv(index=False).encode()})
     parts = [pd.read_csv(folder / job.name) for job in jobs if (folder / job.name).stat().st_size > 1]
     records = pd.concat(parts, ignore_index=True)
     records.to_csv(options.output / "records.csv", index=False)

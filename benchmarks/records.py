@@ -17,6 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from mvg.files import write_whole
+
 SEPARATOR = ";"
 """Between the words of `trained_on` and of `unseen`."""
 FAILURES = ("missed", "alarm", "invalid", "unanswered", "error")
@@ -213,10 +215,7 @@ def append(path: str | Path, records: Sequence[Record]) -> None:
 
 def write(path: str | Path, records: Iterable[Record]) -> None:
     """Writes a file of records in the order of `ordered`, whole or not at all."""
-    path = Path(path)
-    work = path.with_name(f".{path.name}.part")
-    work.write_text(to_csv(ordered(records)), "utf-8")
-    os.replace(work, path)
+    write_whole({Path(path): to_csv(ordered(records)).encode()})
 
 
 def ordered(records: Iterable[Record]) -> list[Record]:

@@ -8,7 +8,6 @@ that of a quiet machine. Minutes then become numbers of steps, and how busy the 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -20,6 +19,7 @@ from torch.optim import AdamW
 
 from benchmarks.measurements import take_turns
 from mvg.data.module import EpisodeDataModule
+from mvg.files import write_whole
 from mvg.models.base import InContextModel
 
 Stepper = Callable[[], None]
@@ -87,14 +87,9 @@ class Costs:
             self.ratios[name] = statistics.median(arm / base for arm, base in pairs)
             least.append(min(seconds["reference"]))
         self.seconds = self.seconds or min(least, default=0.0)
-        self._write()
+        text = json.dumps({"seconds": self.seconds, "ratios": self.ratios}, indent=2) + "\n"
+        write_whole({self.path: text.encode()})
 
     def steps(self, name: str, minutes: float) -> int:
         """Returns how many steps fit into minutes of a quiet machine, at least 1."""
         return max(1, round(60 * minutes / (self.seconds * self.ratios[name])))
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        work = self.path.with_name(f".{self.path.name}.part")
-        work.write_text(json.dumps({"seconds": self.seconds, "ratios": self.ratios}, indent=2) + "\n")
-        os.replace(work, self.path)

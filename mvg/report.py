@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mvg.controls import CONTROLS, TRIVIAL, Paints, control_answers, trivial_answers
 from mvg.episode import Episode, Pair, Spec
+from mvg.files import write_whole
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class Report:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = markdown(self.table())
-        _write(folder / "report.csv", pd.DataFrame(self.records).to_csv(index=False))
-        _write(folder / "report.md", text + "\n")
+        records = pd.DataFrame(self.records).to_csv(index=False)
+        write_whole({folder / "report.csv": records.encode(), folder / "report.md": f"{text}\n".encode()})
         print(f"\n{text}\n")
 
 
@@ -121,9 +121,3 @@ def markdown(table: pd.DataFrame) -> str:
         cells = ["" if math.isnan(value) else f"{value:.3f}" if abs(value) < 2 else f"{value:.2f}" for value in row]
         lines.append(f"| {name} | {metric} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _write(path: Path, text: str) -> None:
-    work = path.with_name(f".{path.name}.part")
-    work.write_text(text)
-    os.replace(work, path)

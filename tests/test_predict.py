@@ -12,6 +12,7 @@ from test_predictor import SIZE, Copy, Oracle, blob, dice
 import tasks
 from mvg import cli, weights
 from mvg.cli import main
+from mvg.files import write_whole
 from mvg.prediction import outputs
 from mvg.prediction.context import PairFiles
 from mvg.prediction.preview import colour_of
@@ -208,7 +209,7 @@ def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(folder, ca
 def test_files_that_belong_together_appear_together(tmp_path):
     good, bad = tmp_path / "a", tmp_path / "b"
     with pytest.raises(TypeError):
-        outputs.write_whole({good: b"x", bad: None})
+        write_whole({good: b"x", bad: None})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,6 @@ import gzip
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +28,7 @@ from benchmarks.overall import Overall, overall
 from benchmarks.records import Record, digest, from_csv, unique
 from benchmarks.standings import Board, boards
 from benchmarks.summary import cell
+from mvg.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -80,11 +80,7 @@ def build(
     content = Content(title, made, overall(made), pictures, counts(records), provenance(records, samples, seed))
     texts = {"leaderboard.html": page(content), "leaderboard.md": markdown(content)}
     texts |= {name: table.to_csv(index=False) for name, table in tables(made, content.overall).items()}
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        work = output / f".{name}.part"
-        work.write_text(text, "utf-8")
-        os.replace(work, output / name)
+    write_whole({output / name: text.encode() for name, text in texts.items()})
     log.info("%d records, %d boards: %s", len(records), len(made), output / "leaderboard.html")
     return content
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -132,17 +131,3 @@ def fingerprint(path: Path) -> str:
 def as_json(facts: Mapping[str, Any]) -> bytes:
     """Returns the content of a JSON file."""
     return (json.dumps(facts, indent=2) + "\n").encode()
-
-
-def write_whole(contents: Mapping[Path, bytes]) -> None:
-    """Writes files that belong together: all under temporary names first, then each is moved into place."""
-    works = {path: path.with_name(f".{path.name}.part") for path in contents}
-    try:
-        for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            works[path].write_bytes(content)
-        for path, work in works.items():
-            os.replace(work, path)
-    finally:
-        for work in works.values():
-            work.unlink(missing_ok=True)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mvg.files import write_whole
 from mvg.prediction.answers import Prediction
-from mvg.prediction.outputs import Job, as_json, fingerprint, write_whole
+from mvg.prediction.outputs import Job, as_json, fingerprint
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.preview import draw_preview
 from mvg.prediction.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from mvg.data.dicom import find_series
 from mvg.data.intensity import normalise
 from mvg.data.preparation import AXES
+from mvg.files import write_whole
 from mvg.prediction.dicom_output import check_series, encode_derived, encode_segmentation
-from mvg.prediction.outputs import Job, as_json, fingerprint, write_whole
+from mvg.prediction.outputs import Job, as_json, fingerprint
 from mvg.prediction.preview import draw_slices
 from mvg.prediction.rasters import encode
 from mvg.prediction.run_facts import Groups, describe_context, name_of
