@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import nibabel
@@ -170,7 +171,7 @@ def die():
 
 
 def crash(log, how, start_method):
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = log.open("w")
     list(DataLoader(Crash(how), num_workers=1, multiprocessing_context=start_method))
 
 
