@@ -32,7 +32,9 @@ SMALL = 1 << 14
 """Bytes that a file may have where the disk is full."""
 WAIT = 60.0
 """Seconds in which a run must have ended after a fault."""
-FAULTS = {"kill -9": -9, "SIGTERM": 143, "SIGUSR1": 138, "worker killed": 1, "disk full": 2, "file damaged": 2}
+START = 180.0
+"""Seconds in which a run must have started."""
+FAULTS = {"kill -9": -9, "SIGTERM": 143, "SIGUSR1": 138, "worker killed": 2, "disk full": 2, "files damaged": 2}
 """Fault to the status that a run must end with."""
 
 
@@ -85,7 +87,7 @@ def configuration(steps: int) -> dict[str, Any]:
             "sources": {"scans": {"class_path": "mvg.data.FolderSource", "init_args": scans}},
             "tasks": {name: {"class_path": f"tasks.{name.title()}"} for name in ("segmentation", "denoising")},
             "batch_size": 4, "context_size": [1, 2], "epoch_length": 160, "val_length": 8, "workers": 2,
-            "quarantine": 0.0,
+            "quarantine": 0.0, "remembered": 2,
         },
         "last": {"steps": 5},
     }  # fmt: skip
@@ -119,38 +121,51 @@ def state(folder: Path, name: str) -> dict[str, Any]:
     return dict(torch.load(path, weights_only=True)) if path.exists() else {}
 
 
-def hurt(fault: str, run: subprocess.Popen[str], folder: Path, rng: random.Random) -> tuple[Path, bytes] | None:
-    """Makes something go wrong; returns a file that was damaged, with what it held."""
+def hurt(fault: str, run: subprocess.Popen[str], folder: Path, rng: random.Random) -> dict[Path, bytes]:
+    """Makes something go wrong; returns the files that were damaged, with what they held."""
     if fault in ("SIGTERM", "SIGUSR1", "kill -9"):
         run.send_signal({"SIGTERM": signal.SIGTERM, "SIGUSR1": signal.SIGUSR1, "kill -9": signal.SIGKILL}[fault])
     elif fault == "worker killed":
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         if children:
             os.kill(int(rng.choice(children)), signal.SIGKILL)
-    elif fault == "file damaged":
-        path = rng.choice(sorted((folder / "cache").rglob("*.npy")))
-        content = path.read_bytes()
-        os.truncate(path, len(content) // 2)
-        return path, content
-    return None
+    elif fault == "files damaged":
+        kept = {path: path.read_bytes() for path in (folder / "cache").rglob("*.npy")}
+        for path, content in kept.items():
+            os.truncate(path, len(content) // 2)
+        return kept
+    return {}
 
 
-def suffer(folder: Path, fault: str, rng: random.Random, ready: float) -> Event:
-    """Continues the run `hurt` until a fault ends it, and mends what was damaged."""
+def await_step(run: subprocess.Popen[str], folder: Path) -> None:
+    """Waits until a run has saved a step or ended."""
+    path, begun = folder / "runs/hurt/checkpoints/last.ckpt", time.time()
+    while run.poll() is None and time.time() - begun < START:
+        if path.exists() and path.stat().st_mtime > begun:
+            return
+        time.sleep(0.05)
+
+
+def suffer(folder: Path, fault: str, rng: random.Random) -> Event:
+    """Continues the run `hurt` until a fault ends it, and mends what was damaged.
+
+    A process is killed at any moment, also while it starts; other faults wait for a step.
+    """
     run = start(folder, "hurt", full=fault == "disk full")
-    damaged = None
-    try:
-        run.wait(ready + 3 * rng.random())
-    except subprocess.TimeoutExpired:
-        damaged = hurt(fault, run, folder, rng)
+    if fault == "kill -9" and rng.random() < 0.5:
+        time.sleep(20 * rng.random())
+    else:
+        await_step(run, folder)
+        time.sleep(5 * rng.random())
+    damaged = hurt(fault, run, folder, rng) if run.poll() is None else {}
     try:
         status = run.wait(WAIT)
     except subprocess.TimeoutExpired:
         run.kill()
         run.wait()
         status = -1  # it hung
-    if damaged:
-        damaged[0].write_bytes(damaged[1])
+    for path, content in damaged.items():
+        path.write_bytes(content)
     lines = (folder / "hurt.log").read_text().splitlines() or [""]
     return Event(fault, int(state(folder, "hurt").get("global_step", 0)), status, lines[-1][:160])
 
@@ -185,7 +200,7 @@ def soak(folder: Path, minutes: float, steps: int, seed: int) -> tuple[list[Even
     events: list[Event] = []
     while time.monotonic() - begun < 60 * minutes and (not events or events[-1].status):
         fault = list(FAULTS)[len(events)] if len(events) < len(FAULTS) else rng.choice(list(FAULTS))
-        events.append(suffer(folder, fault, rng, min(0.5 * took, 12)))
+        events.append(suffer(folder, fault, rng))
         log.info("%-14s step %5d  status %4d  %s", fault, events[-1].step, events[-1].status, events[-1].said)
     start(folder, "hurt").wait()
     return events, same(state(folder, "clean"), state(folder, "hurt"))

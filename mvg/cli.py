@@ -194,7 +194,7 @@ def plain_errors(command: str, options: argparse.Namespace) -> Iterator[None]:
 def is_mendable(error: Exception, packages: Sequence[str]) -> bool:
     """Says whether an error is for the user: an option, a file, or a check that one of `packages` made."""
     kind = type(error)
-    if isinstance(error, argparse.ArgumentError) or kind.__name__ == "MisconfigurationException":
+    if isinstance(error, argparse.ArgumentError) or kind.__name__ in ("MisconfigurationException", "LostProcess"):
         return True
     if kind.__module__.startswith("omegaconf."):
         return True

@@ -5,14 +5,13 @@ import os
 import re
 import resource
 import signal
-import sys
+import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 import tasks
 from mvg.cli import main
@@ -143,19 +142,15 @@ def test_constant_images_and_empty_masks_train_to_finite_numbers(tmp_path, look,
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
 
 
-class Crash:
-    """Does to its process what it is told."""
+class Crashing(EpisodeDataset):
+    """Does to the process of the loader what it is told."""
 
-    def __init__(self, how):
-        self.how = how
-
-    def __len__(self):
-        return 8
+    how = None
 
     def __getitem__(self, index):
-        if index == 3:
+        if index == 13:
             self.how()
-        return index
+        return super().__getitem__(index)
 
 
 def fail():
@@ -170,27 +165,56 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def crash(log, how, start_method):
-    sys.stderr = log.open("w")
-    list(DataLoader(Crash(how), num_workers=1, multiprocessing_context=start_method))
+def words(log, loader, between):
+    """Writes what an epoch raises, between its batches or in them."""
+    try:
+        for _ in loader:
+            between()
+    except Exception as error:
+        log.write_text(f"{type(error).__name__}: {error}")
+
+
+def said(log, loader, between=lambda: None):
+    """Runs an epoch in a process of its own, as a signal handler that is left behind could end the test run."""
+    process = multiprocessing.get_context("fork").Process(target=words, args=(log, loader, between), daemon=False)
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0
+    return log.read_text()
+
+
+def kill_one():
+    """Kills a process of the loader while nobody waits for it."""
+    for child in multiprocessing.active_children()[:1]:
+        child.kill()
+    time.sleep(0.5)
 
 
 class TestWorkers:
     @pytest.mark.slow
     @pytest.mark.parametrize("start_method", ["fork", "spawn"])
     @pytest.mark.parametrize(
-        ("how", "said"), [(fail, "the child's own words"), (leave, "exited"), (die, "Killed|exited")]
+        ("how", "expected"),
+        [(fail, "RuntimeError: .*the child's own words"), (leave, "exited with status 1"), (die, "killed by SIGKILL")],
     )
-    def test_crash_ends_soon_and_says_why(self, tmp_path, how, said, start_method):
-        """In a process of its own: PyTorch reports a dead worker from a signal handler, at any later time as well."""
-        log = tmp_path / "stderr.txt"
-        process = multiprocessing.get_context("fork").Process(target=crash, args=(log, how, start_method), daemon=False)
-        process.start()
-        process.join(60)
-        ended = process.exitcode
-        process.kill()
-        assert ended == 1
-        assert re.search(said, log.read_text())
+    def test_crash_ends_soon_and_says_why(self, scans, how, expected, start_method):
+        drawn = episodes(scans)
+        drawn.__class__, drawn.how = Crashing, how
+        text = said(scans / "said.txt", EpisodeLoader(drawn, workers=1, start_method=start_method))
+        assert re.search(expected, text, re.DOTALL)
+        assert (how is fail) or re.match(r"LostProcess: process \d+ of the data loader .*`data.workers`", text)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("start_method", ["fork", "spawn"])
+    def test_death_between_batches_is_told_by_the_next(self, scans, start_method):
+        loader = EpisodeLoader(episodes(scans), workers=1, start_method=start_method)
+        assert said(scans / "said.txt", loader, kill_one).startswith("LostProcess: process ")
+
+    def test_signal_handler_is_put_back(self, scans):
+        before = signal.getsignal(signal.SIGCHLD)
+        assert len(list(EpisodeLoader(episodes(scans, length=8), workers=1))) == 2
+        assert signal.getsignal(signal.SIGCHLD) is before
 
     @pytest.mark.slow
     def test_spawned_processes_make_the_same_episodes(self, scans):

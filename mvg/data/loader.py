@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, cast
 
 import torch
@@ -14,6 +19,18 @@ from torch.utils.data.distributed import DistributedSampler
 
 from mvg.data.episodes import EpisodeDataset
 from mvg.episode import Episode
+
+PATIENCE = 5.0
+"""Seconds in which a process whose connection broke must have ended."""
+CAUSES = {
+    "SIGKILL": "most likely memory ran out",
+    "SIGBUS": "most likely shared memory ran out, or a file was cut while it was read",
+}
+"""Signal to what most often sends it."""
+
+
+class LostProcess(RuntimeError):
+    """A process of a loader died."""
 
 
 class EpisodeSampler(DistributedSampler[Episode]):
@@ -66,6 +83,9 @@ class EpisodeSampler(DistributedSampler[Episode]):
 class EpisodeLoader(DataLoader[Episode]):
     """A data loader of episodes that knows which batch comes next; Lightning stores it in checkpoints.
 
+    The death of one of its processes is a `LostProcess` of the next batch. PyTorch alone raises whatever broke first,
+    or an error out of a signal handler at any later moment, in the middle of a step.
+
     Args:
         dataset: What is loaded.
         ranks: Number of processes that train together.
@@ -85,6 +105,7 @@ class EpisodeLoader(DataLoader[Episode]):
         start_method: str | None = None,
     ) -> None:
         self.done = 0
+        self.processes: list[BaseProcess] = []
         super().__init__(
             dataset,
             batch_size=dataset.batch_size,
@@ -103,9 +124,40 @@ class EpisodeLoader(DataLoader[Episode]):
 
     def __iter__(self) -> Iterator[Episode]:  # type: ignore[override]
         self.done = self._episodes.skipped
-        for batch in super().__iter__():
+        others = multiprocessing.active_children()
+        with self._watched():
+            batches = super().__iter__()
+        started = [child for child in multiprocessing.active_children() if child not in others]
+        self.processes = self.processes or started
+        while True:
+            with self._watched():
+                batch = next(batches, None)
+            if batch is None:
+                return
             self.done += 1
             yield batch
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Runs what waits for the processes.
+
+        Raises:
+            LostProcess: If one of them died, be it before.
+        """
+        try:
+            with child_signals(self._check):
+                self._check()
+                yield
+        except (EOFError, OSError, RuntimeError) as error:
+            if isinstance(error, EOFError | OSError) and not str(error).startswith("Caught"):  # not its own words
+                wait([process.sentinel for process in self.processes], PATIENCE)
+            self._check()
+            raise
+
+    def _check(self) -> None:
+        for process in self.processes:
+            if not process.is_alive():
+                raise LostProcess(obituary(process))
 
     def state_dict(self) -> dict[str, int]:
         """Returns the epoch and the number of its batches that were handed out."""
@@ -114,6 +166,35 @@ class EpisodeLoader(DataLoader[Episode]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continues after the batches that were handed out; takes effect when the sampler is given that epoch."""
         self._episodes.resumed = (state["epoch"], state["done"])
+
+
+@contextmanager
+def child_signals(call: Callable[[], None]) -> Iterator[None]:
+    """Calls a function whenever a child ends; then puts back the handler that was there, whatever was set meanwhile.
+
+    Without effect where there are no such signals, or outside of the main thread.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    signal.signal(signal.SIGCHLD, lambda *_: call())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+def obituary(process: BaseProcess) -> str:
+    """Says how a process ended, why that may be, and what helps."""
+    status = process.exitcode or 0
+    name = next((one.name for one in signal.Signals if one == -status), f"signal {-status}")
+    how = f"was killed by {name}" if status < 0 else f"exited with status {status}"
+    why = CAUSES.get(name, "what it wrote last stands above")
+    return (
+        f"process {process.pid} of the data loader {how}; {why}; take fewer processes (`data.workers`), or let each "
+        "keep fewer subjects (`data.remembered`)"
+    )
 
 
 def start_worker(_: int) -> None:
