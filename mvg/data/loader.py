@@ -150,7 +150,10 @@ class EpisodeLoader(DataLoader[Episode]):
                 yield
         except (EOFError, OSError, RuntimeError) as error:
             if isinstance(error, EOFError | OSError) and not str(error).startswith("Caught"):  # not its own words
-                wait([process.sentinel for process in self.processes], PATIENCE)
+                ended = wait([process.sentinel for process in self.processes], PATIENCE)
+                for process in self.processes:
+                    if process.sentinel in ended:
+                        process.join(PATIENCE)  # its pipes close a moment before its status is known
             self._check()
             raise
 
