@@ -31,11 +31,11 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.cli import OptimizerCallable
 
 from benchmarks.evaluation import Protocol, Record, evaluate, load_data, network_entrant
+from benchmarks.jobs import read_records, run_job, write
 from benchmarks.step_cost import Costs, Stepper, training_step
 from benchmarks.summary import PRIMARY, cell, summarise, table
 from mvg import weights
 from mvg.controls import CONTROLS, TRIVIAL
-from mvg.files import write_whole
 from mvg.generalist import Generalist
 from mvg.models.base import InContextModel
 from mvg.report import NETWORK
@@ -227,9 +227,7 @@ def run_final(ablation: Ablation, arm: str, output: Path) -> list[Record]:
     done = folder / "arm.json"
     if not done.is_file() or json.loads(done.read_text())["digest"] != ablation.digest(arm):
         raise ValueError(f"{folder} holds no arm trained with these settings; run it without --final first")
-    if not (folder / "test.csv").is_file():
-        records = ablation.score(arm, weights.load(folder / "weights"), "test")
-        write(folder / "test.csv", pd.DataFrame(records).to_csv(index=False))
+    run_job(folder / "test.csv", lambda: ablation.score(arm, weights.load(folder / "weights"), "test"))
     return read_records(folder / "test.csv")
 
 
@@ -300,17 +298,6 @@ def resolved(config: Config) -> Config:
 
 def _folder(ablation: Ablation, arm: str, output: Path) -> Path:
     return output / arm / f"seed-{ablation.seed}"
-
-
-def read_records(path: Path) -> list[Record]:
-    """Reads records from a CSV."""
-    frame = pd.read_csv(path, dtype={"case": str, "patient": str, "variant": str}, keep_default_na=False)
-    return cast(list[Record], frame.to_dict("records"))
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text whole or not at all."""
-    write_whole({path: text.encode()})
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 Sample = tuple[Tensor, Tensor, Tensor]
 """Image `(C_in, *S)`, target (`(1, *S)` int64 classes, or `(1, *S)` in [0, 1]) and weight `(1, *S)`."""
 
+RATE = 1e-3
+"""Highest learning rate."""
 _STEPS = 10**9
 
 
@@ -140,15 +142,16 @@ def without_examples(dataset: EpisodeDataset, task: Task) -> None:
 
 
 class Specialist(pl.LightningModule):
-    """A U-Net with residual units, trained for some minutes with AdamW and a cosine schedule over time.
+    """A U-Net with residual units, trained for some minutes or steps with AdamW and a cosine schedule over them.
 
     Args:
         specialty: What is learned.
         channels: Channels of images.
-        minutes: Training time, at which training stops.
+        minutes: Training time, at which training stops, unless steps are given.
         widths: Channels of the levels, at full, half, quarter, ... size; by default four from 32 on (3D: 16).
         learning_rate: Highest learning rate.
         dims: Number of axes of the images.
+        steps: Number of steps, instead of minutes.
     """
 
     def __init__(
@@ -157,10 +160,12 @@ class Specialist(pl.LightningModule):
         channels: int = 1,
         minutes: float = 1.0,
         widths: Sequence[int] | None = None,
-        learning_rate: float = 1e-3,
+        learning_rate: float = RATE,
         dims: int = 2,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
+        self.steps = steps
         self.classes, self.minutes, self.learning_rate = specialty.classes, minutes, learning_rate
         self.restores = not specialty.classes and not isinstance(specialty.task, Synthesis)
         widths = widths or [(32 if dims == 2 else 16) * 2**level for level in range(4)]
@@ -201,7 +206,9 @@ class Specialist(pl.LightningModule):
 
     @property
     def spent(self) -> float:
-        """Share of the minutes that has passed."""
+        """Share of the training that has passed."""
+        if self.steps is not None:
+            return self.trainer.global_step / self.steps
         return max(0.0, time.monotonic() - self._start) / (60 * self.minutes)
 
     def on_train_start(self) -> None:
@@ -209,7 +216,7 @@ class Specialist(pl.LightningModule):
         self._start = time.monotonic()
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with a short warm-up and half a cosine over the minutes."""
+        """AdamW, with a short warm-up and half a cosine over the training."""
         optimizer = AdamW(self.net.parameters(), lr=self.learning_rate, weight_decay=0.01)
         schedule = LambdaLR(
             optimizer,
@@ -225,6 +232,8 @@ def train_unets(
     batch_size: int = 16,
     workers: int = 1,
     seed: int = 0,
+    rate: float = RATE,
+    steps: int | None = None,
 ) -> dict[str, tuple[Specialist, int]]:
     """Trains all U-Nets, for equal shares of the time.
 
@@ -235,23 +244,34 @@ def train_unets(
         batch_size: Slices a step.
         workers: Processes that prepare slices.
         seed: Seed of weights and slices.
+        rate: Highest learning rate.
+        steps: Number of steps of each, instead of minutes.
 
     Returns:
         Name of each question to its U-Net and the class that is asked for (0 for image tasks).
     """
     wanted, trained = specialties(data, protocol or Protocol()), {}
     for specialty in wanted:
-        network = train_unet(data, specialty, minutes / len(wanted), batch_size, workers, seed)
+        network = train_unet(data, specialty, minutes / len(wanted), batch_size, workers, seed, rate, steps)
         trained.update({name: (network, number) for name, number in specialty.asked.items()})
     return trained
 
 
 def train_unet(
-    data: EpisodeDataModule, specialty: Specialty, minutes: float, batch_size: int = 16, workers: int = 1, seed: int = 0
+    data: EpisodeDataModule,
+    specialty: Specialty,
+    minutes: float,
+    batch_size: int = 16,
+    workers: int = 1,
+    seed: int = 0,
+    rate: float = RATE,
+    steps: int | None = None,
 ) -> Specialist:
     """Trains one U-Net; returns it ready to answer. Arguments are those of `train_unets`."""
     pl.seed_everything(seed, verbose=False)
-    network = Specialist(specialty, data.in_channels, minutes, dims=len(data.image_size))
+    network = Specialist(
+        specialty, data.in_channels, minutes, learning_rate=rate, dims=len(data.image_size), steps=steps
+    )
     loader = DataLoader(
         Slices(data, specialty, seed),
         batch_size,

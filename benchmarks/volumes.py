@@ -26,11 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
-from benchmarks.ablation import Ablation, Config, measure, merge, read_records, resolved, write
+from benchmarks.ablation import Ablation, Config, measure, merge, resolved
 from benchmarks.evaluation import Record, episodes, load_data
+from benchmarks.jobs import check_asked, read_all, run_job, write
 from benchmarks.step_cost import Costs, Stepper, training_step
 from benchmarks.unet import Specialty, specialties, train_unet
 from benchmarks.volume_evaluation import (
@@ -54,6 +54,8 @@ from tasks import Synthesis
 logger = logging.getLogger(__name__)
 
 CONFIG = "configs/benchmark/volumes.yaml"
+COLUMNS = ("source", "task", "variant", "case", "patient", "entrant", "metric", "value", "arm")
+"""Columns of a file without records."""
 STEPS = 4
 """Batches that a timed step takes, as those of the first level cost less than those of finer ones."""
 
@@ -128,14 +130,9 @@ def train_arm(comparison: Comparison, arm: str, output: Path, costs: Costs) -> P
     return folder
 
 
-def run_job(path: Path, work: Callable[[], list[Record]], arm: str) -> None:
-    """Does the work of a job and writes its records, unless they are there."""
-    if path.is_file():
-        return
-    records = [{**record, "arm": arm} for record in work()]
-    columns = None if records else ["source", "task", "variant", "case", "patient", "entrant", "metric", "value", "arm"]
-    write(path, pd.DataFrame(records, columns=columns).to_csv(index=False))
-    logger.info("%s: %d records", path, len(records))
+def add_arm(work: Callable[[], list[Record]], arm: str) -> list[Record]:
+    """Does the work of a job, and names the arm in its records."""
+    return [{**record, "arm": arm} for record in work()]
 
 
 def run_networks(
@@ -156,7 +153,7 @@ def run_painter(
     """Evaluates a painter, a job a source and task."""
     for source, task in dataset.pairs:
         work = partial(evaluate_volumes, dataset, source, task, painter, protocol, control)
-        run_job(folder / protocol.split / f"{source}-{task}.csv", work, arm)
+        run_job(folder / protocol.split / f"{source}-{task}.csv", partial(add_arm, work, arm), COLUMNS)
 
 
 def run_unets(
@@ -177,7 +174,7 @@ def run_unets(
     for specialty in wanted:
         source, task, variant = next(iter(specialty.asked)).split("/")
         name = f"{source}-{task}" + (f"-{slug(variant)}" if isinstance(specialty.task, Synthesis) else "")
-        run_job(folder / f"{name}.csv", partial(work, specialty), UNET)
+        run_job(folder / f"{name}.csv", partial(add_arm, partial(work, specialty), UNET), COLUMNS)
 
 
 def slug(name: str) -> str:
@@ -188,30 +185,18 @@ def slug(name: str) -> str:
 # ---------------------------------------------------------------------- command
 
 
-def check_asked(output: Path, comparison: Comparison, protocol: VolumeProtocol, unet_minutes: float) -> None:
-    """Notes what is asked, for all jobs of a folder and split.
-
-    Raises:
-        ValueError: If the folder holds jobs that were asked otherwise; their scores could not be compared.
-    """
+def settings(comparison: Comparison, protocol: VolumeProtocol, unet_minutes: float) -> dict[str, Any]:
+    """Says what is asked of all jobs of a folder and split."""
     data = json.dumps(comparison.data_of(next(iter(comparison.arms))), sort_keys=True)
-    asked = {**asdict(protocol), "shots": list(protocol.shots)}
-    asked["data"] = hashlib.sha256(data.encode()).hexdigest()[:16]
-    if unet_minutes:
-        asked["unet_minutes"] = unet_minutes
-    path = output / f"{protocol.split}.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    for name, value in asked.items():
-        if known.get(name, value) != value:
-            raise ValueError(f"{path} says {name} {known[name]}, asked is {value}; give another --output, or delete it")
-    write(path, json.dumps({**known, **asked}, indent=2) + "\n")
+    found = {**asdict(protocol), "data": hashlib.sha256(data.encode()).hexdigest()[:16]}
+    return {**found, "unet_minutes": unet_minutes} if unet_minutes else found
 
 
 def run(
     comparison: Comparison, arms: Sequence[str], protocol: VolumeProtocol, unet_minutes: float, output: Path
 ) -> str:
     """Does all jobs that are not done, and reports on all that are there."""
-    check_asked(output, comparison, protocol, unet_minutes)
+    check_asked(output / f"{protocol.split}.json", settings(comparison, protocol, unet_minutes))
     first = next(iter(comparison.arms))
     dataset = episodes(comparison.load(first), slice_protocol(protocol))
     run_painter(trivial_painter, TRIVIAL_ARM, dataset, protocol, output / TRIVIAL_ARM / f"seed-{comparison.seed}")
@@ -219,7 +204,7 @@ def run(
     if unet_minutes:
         run_unets(comparison, dataset, protocol, unet_minutes, output)
     paths = sorted(output.glob(f"*/seed-{comparison.seed}/{protocol.split}/*.csv"))
-    records = [record for path in paths for record in read_records(path)]
+    records = read_all(paths)
     order = [arm for arm in comparison.arms if any(record["arm"] == arm for record in records)]
     ways = {arm: comparison.ways(arm) for arm in order}
     text = report(records, ways)
