@@ -165,3 +165,9 @@ def test_a_volume_needs_a_context(tmp_path):
     empty = write(tmp_path / "a.nii", np.zeros(SHAPE))
     with pytest.raises(ValueError, match="show no class"):
         predictor().set_context([empty], [empty])
+
+
+def test_boxes_are_refused_before_anything_is_asked(tmp_path):
+    image = write(tmp_path / "i.nii", values(0, SHAPE) > 0.5, kind=np.uint8)
+    with pytest.raises(ValueError, match="Detection answers boxes, which networks for volumes do not write"):
+        predictor(task=tasks.Detection()).set_context([image], [image])

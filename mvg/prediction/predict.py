@@ -111,7 +111,7 @@ def predict_files(
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task, or the adapter was made for one.
         targets: Folder of the targets, where `context` is the folder of the images alone.
-        adapter: Folder that `mvg adapt` wrote for these weights; its window is taken where none is given.
+        adapter: Folder that `mvg adapt` wrote for these weights; its window and slices are taken where none are given.
         context_size: Largest number of examples to show to the network; for volumes, of slices for each class.
         choose: Which ones to show where there are more, for each query: at "random" or the "first", the same for all;
             those "nearest" in looks; "diverse" ones, as unlike as possible; or those of the nearest "metadata".
@@ -150,7 +150,9 @@ def predict_files(
     start = time.perf_counter()
     weights = weights_for(input) if weights is None else locate(weights)
     pairs = find_pairs(context, targets)
-    window = describe_adapter(adapter).get("window") if adapter and window is None else window
+    adapted = {} if adapter is None else describe_adapter(adapter)
+    window = adapted.get("window") if window is None else window
+    slices = adapted.get("slices") if slices is None else slices
     limits = as_window(window)
     predictor: Predictor | ScalePredictor | VolumePredictor
     options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}

@@ -24,7 +24,8 @@ from mvg.prediction.rasters import encode
 from mvg.prediction.run_facts import Groups, describe_context, name_of
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import SCANS, Scan, cut, encode_volume, is_slice, read_scan
-from mvg.prediction.volume_predictor import VolumePrediction, VolumePredictor
+from mvg.prediction.volume_answers import VolumePrediction
+from mvg.prediction.volume_predictor import VolumePredictor
 
 log = logging.getLogger(__name__)
 

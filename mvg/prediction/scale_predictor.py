@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation.methods import adapted_task, load_adapter
+from mvg.adaptation.methods import adapted_task, describe_adapter, load_adapter
 from mvg.configuration import to_config
-from mvg.data.intensity import Intensity, Percentiles, normalise
+from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import Volume
 from mvg.episode import Answer, Spec
@@ -28,12 +28,12 @@ from mvg.prediction.answers import Units, units_of
 from mvg.prediction.passes import mirror, spread
 from mvg.prediction.predictor import find_device, find_task
 from mvg.prediction.rasters import to_units
-from mvg.prediction.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid
+from mvg.prediction.scans import Scan, VolumeSource, holds_volume, scan_of
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import stored_rules
-from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
+from mvg.prediction.uncertainty import MOST, draw_members, flips_of
+from mvg.prediction.volume_answers import Asked, VolumeAnswerer
 from mvg.prediction.volume_context import read_target
-from mvg.prediction.volume_predictor import VolumePrediction
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Shown:
     path: Path
 
 
-class ScalePredictor:
+class ScalePredictor(VolumeAnswerer):
     """Answers volumes after the examples of a context, with a network for volumes.
 
     Volumes are read in RAS+ orientation at their own spacing, as in training, and rolled out from coarse to fine (see
@@ -100,7 +100,7 @@ class ScalePredictor:
             raise ValueError(f"the network was built for pictures of {network.image_size}; take `mvg.VolumePredictor`")
         if adapter is not None:
             load_adapter(network, adapter)
-        self.network, self.task = network.eval().to(find_device(device)), task
+        self.network, self._task = network.eval().to(find_device(device)), task
         self.rule, self.plan, self.seed = rule or Percentiles(), plan or NextScale(), seed
         self.target_rule, self.member_count = target_rule, members
         self.units: Units | None = None
@@ -126,12 +126,20 @@ class ScalePredictor:
                 else percentiles of each volume.
         """
         folder = shipped("3d") if folder is None else folder
+        facts = {} if adapter is None else describe_adapter(adapter)
         if task is None and adapter is not None:
             task = adapted_task(adapter)
         chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
         rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), chosen)
+        if facts.get("window"):
+            rule = target_rule = Window(*facts["window"])
         known = {"rule": rule, "target_rule": target_rule, "adapter": adapter}
         return cls(weights.load(folder), chosen, **{**known, **options})
+
+    @property
+    def task(self) -> Task:
+        """What the context shows."""
+        return self._task
 
     def set_context(self, images: Sequence[VolumeSource], targets: Sequence[VolumeSource] | None = None) -> None:
         """Reads the context; it stays until the next one is set, also if that fails.
@@ -158,10 +166,25 @@ class ScalePredictor:
             context, classes = self._find_classes(context)
         probe = torch.tensor([classes]) if self.task.is_label else torch.zeros(1, 1)
         specs = self.task.pose([probe], np.random.default_rng(self.seed))
+        self._check_answers(specs)
         self.context, self.classes, self.specs = context, classes, specs
         self.units = None
         if not self.task.keeps_units:
             self.units = units_of([units.limits for _, units in read], [units.kind for _, units in read])
+
+    def _check_answers(self, specs: Sequence[Spec]) -> None:
+        """Checks that a task answers what a volume can hold, before anything is asked."""
+        for spec in specs:
+            decoded = self.task.decode(torch.zeros(self.network.out_channels, 1, 1, 1), spec)
+            if decoded.boxes is not None:
+                raise ValueError(
+                    f"{type(self.task).__name__} answers boxes, which networks for volumes do not write; ask for a "
+                    "segmentation, or take a 2D network, which answers boxes slice by slice"
+                )
+            if decoded.labels is None and (decoded.image is None or len(decoded.image) != 1):
+                raise ValueError(
+                    f"{type(self.task).__name__} answers neither label maps nor grey volumes; use a 2D network"
+                )
 
     def _read_pair(self, number: int, image: VolumeSource, target: VolumeSource) -> tuple[Shown, Units]:
         volume = scan_of(image, f"context image {number}").volume
@@ -197,41 +220,20 @@ class ScalePredictor:
         units = None if self.units is None else self.units.describe()
         return {"specs": list(self.specs), "next_scale": to_config(self.plan), "units": units}
 
-    def __call__(self, volume: VolumeSource) -> VolumePrediction:
-        """Answers one volume after the context.
-
-        Args:
-            volume: A file, an array or a tensor `(X, Y, Z)`, an image of TorchIO, or what `read_scan` returned.
-
-        Raises:
-            ValueError: If no context is set, or the file is damaged or no plain volume.
-        """
+    def ask(self, scan: Scan) -> Asked:
+        """Finds what a volume is asked."""
         if not self.context:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
-        scan = scan_of(volume)
         limits = self.rule.limits(scan.volume.values, None)
-        values = self._answer(scan, limits, self.context)
-        agreement = Agreement(values, self.classes) if self.member_count else None
-        for number in range(self.member_count):
-            assert agreement is not None
-            agreement.add(self._answer_member(scan, limits, number))
         axis = slicing_axis(scan.volume, "auto")
         assert axis is not None
-        voxels = {k: int((values == k).sum()) for k in self.classes}
-        answer = to_grid(values, scan)
-        return VolumePrediction(
-            labels=answer if self.task.is_label else None,
-            image=None if self.task.is_label else answer,
-            affine=scan.affine,
-            voxels=voxels,
-            volumes={k: round(count * scan.voxel, 3) for k, count in voxels.items()},
-            limits=limits,
-            axis=axis,
-            slices=cut(values, axis),
-            uncertainty=None if agreement is None else to_grid(agreement.map(), scan),
-            agreement=None if agreement is None else agreement.describe(),
-            units=self.units,
-        )
+        return Asked(limits, axis, self._answers(scan, limits), lambda answer, _: answer)
+
+    def _answers(self, scan: Scan, limits: tuple[float, float]) -> Iterator[NDArray[Any]]:
+        """Makes the answer, and those of the members."""
+        yield self._answer(scan, limits, self.context)
+        for number in range(self.member_count):
+            yield self._answer_member(scan, limits, number)
 
     def _answer_member(self, scan: Scan, limits: tuple[float, float], number: int) -> NDArray[Any]:
         """Asks everything of one volume after half of the examples, or of all mirrored."""
@@ -254,7 +256,7 @@ class ScalePredictor:
             flips: Axes along which the network sees all of it mirrored.
         """
         query = self._pyramid(scan.volume, limits, flips)
-        units = self.units or Units(limits, scan.kind, True)
+        units = self.units_of_answer(limits, scan)
         kind = units.kind
         if self.task.is_label:
             kind = np.dtype(np.uint8 if max(self.classes) < 256 else np.uint16)
@@ -289,10 +291,7 @@ class ScalePredictor:
         """Turns a decoded part into what is stored."""
         if decoded.labels is not None:
             return decoded.labels.numpy().astype(kind)
-        if decoded.image is None or len(decoded.image) != 1:
-            raise ValueError(
-                f"{type(self.task).__name__} answers neither label maps nor grey volumes; use a 2D network"
-            )
+        assert decoded.image is not None
         return to_units(decoded.image, units.limits, kind)
 
 

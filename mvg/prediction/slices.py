@@ -18,18 +18,20 @@ ENOUGH = 8
 
 @dataclass(frozen=True)
 class Slice:
-    """A slice that a context may show.
+    """A slice, or a whole volume, that a context may show.
 
     Attributes:
         example: Image and target at the network's size.
         position: Relative position in its volume along the slicing axis, [0, 1].
         pixels: Number of pixels, at the network's size, of each class that the target shows at its own; where targets
             are images, class 0 stands for what is not air.
+        spacing: Size of the voxels of a whole volume in mm.
     """
 
     example: Example
     position: float
     pixels: Mapping[int, int]
+    spacing: tuple[float, ...] = ()
 
 
 Pick = Callable[[Sequence[Slice], int], Sequence[int]]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from mvg.data.intensity import Intensity
 from mvg.data.preparation import content_box, slicing_axis
 from mvg.data.readers import FloatArray, Volume, check_labels, resample
+from mvg.models.base import InContextModel
 from mvg.prediction.answers import Units, units_of
 from mvg.prediction.context import Example, present
 from mvg.prediction.predictor import Predictor
@@ -26,6 +27,14 @@ from mvg.task import Task
 log = logging.getLogger(__name__)
 
 _AIR, _CONTENT = 0.05, 0.02
+
+
+class AnyPredictor(Protocol):
+    """What is asked for a network: its task, and the seed of colours."""
+
+    network: InContextModel
+    task: Task
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -182,7 +191,9 @@ def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: floa
     return Slice(Example(fitted.images["image"], fitted.images["target"]), position, pixels)
 
 
-def group_classes(predictor: Predictor, found: Sequence[Slice], first: object) -> tuple[list[Slice], list[list[int]]]:
+def group_classes(
+    predictor: AnyPredictor, found: Sequence[Slice], first: object
+) -> tuple[list[Slice], list[list[int]]]:
     """Lists the classes that each pass of the network asks for; of images, class 0 alone.
 
     Masks that together hold no values but 0 and 255 are read as class 1, and the log says so.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mvg import weights
+from mvg.adaptation.methods import describe_adapter
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import SLICES
@@ -24,11 +26,12 @@ from mvg.prediction.passes import Pass
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import Raster, to_units
 from mvg.prediction.retrieval import Look, features_of
-from mvg.prediction.scans import Scan, VolumeSource, cut, holds_volume, scan_of, to_grid, uncut
+from mvg.prediction.scans import Scan, cut, holds_volume, uncut
 from mvg.prediction.slices import Looks, Pick, Slice, beside, bin_of, choose_slices, drawn, spread_out
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import stored_cut, stored_rules
-from mvg.prediction.uncertainty import Agreement, flips_of
+from mvg.prediction.uncertainty import flips_of
+from mvg.prediction.volume_answers import Asked, VolumeAnswerer
 from mvg.prediction.volume_context import Way, group_classes, read_picture_slices, read_volume_slices
 from mvg.task import Task
 
@@ -37,46 +40,7 @@ log = logging.getLogger(__name__)
 SliceChoice = Literal["spread", "same-position", "nearest", "diverse"]
 
 
-@dataclass(frozen=True)
-class VolumePrediction:
-    """The answer to one volume; a task fills what it answers.
-
-    Attributes:
-        labels: Class indices of the context (0 is background), uint8 or uint16, in the shape of the file; boxes are
-            filled with 1.
-        image: In the shape of the file and in its units; of its type if that is a whole number of at most 16 bits.
-        affine: Voxel indices of the file to millimetres, `(4, 4)`.
-        voxels: Number of voxels of each class that the context shows.
-        volumes: Volume of each of these classes in mm^3.
-        limits: The values of the file that became 0 and 1.
-        axis: Slicing axis: 0 for sagittal, 1 for coronal, 2 for axial slices.
-        slices: The answer as upright slices `(n, H, W)` along that axis, ascending.
-        uncertainty: In the shape of the file, float32, if it was asked for; see `mvg.prediction.uncertainty.Agreement`.
-        agreement: How far further answers agree with this one, if that was asked for.
-        units: Units of an image that are not those of the file.
-    """
-
-    labels: NDArray[Any] | None
-    image: NDArray[Any] | None
-    affine: NDArray[np.float64]
-    voxels: Mapping[int, int]
-    volumes: Mapping[int, float]
-    limits: tuple[float, float]
-    axis: int
-    slices: NDArray[Any]
-    uncertainty: NDArray[np.float32] | None = None
-    agreement: Mapping[str, Any] | None = None
-    units: Units | None = None
-
-    @property
-    def painted(self) -> NDArray[Any]:
-        """The label map, or else the image."""
-        values = self.image if self.labels is None else self.labels
-        assert values is not None
-        return values
-
-
-class VolumePredictor:
+class VolumePredictor(VolumeAnswerer):
     """Answers volumes after the examples of a context, with a network for 2D images.
 
     Volumes are cut into upright slices as in training. Slices are answered in batches, one class after the other: held
@@ -160,7 +124,21 @@ class VolumePredictor:
         predictor = Predictor.from_pretrained(folder, task, **options)
         rule, target_rule = rules_for(folder, predictor.task, window)
         axis, trim = stored_cut(weights.describe(folder).get("sources", {}))
-        return cls(predictor, slices or axis, rule, examples, choice, target_rule=target_rule, trim=trim)
+        adapted = describe_adapter(options["adapter"]) if options.get("adapter") else {}
+        return cls(
+            predictor,
+            slices or adapted.get("slices") or axis,
+            rule,
+            examples,
+            choice,
+            target_rule=target_rule,
+            trim=trim,
+        )
+
+    @property
+    def task(self) -> Task:
+        """What the context shows."""
+        return self.predictor.task
 
     @property
     def way(self) -> Way:
@@ -237,62 +215,24 @@ class VolumePredictor:
         units = None if self.units is None else self.units.describe()
         return {"specs": specs, "context_slices": self.choice, "trim": self.trim, "units": units}
 
-    def __call__(self, volume: VolumeSource) -> VolumePrediction:
-        """Answers one volume after the context.
-
-        Args:
-            volume: A file, an array or a tensor `(X, Y, Z)`, an image of TorchIO, or what `read_scan` returned.
-
-        Raises:
-            ValueError: If no context is set, or the file is damaged or no plain volume.
-        """
+    def ask(self, scan: Scan) -> Asked:
+        """Cuts a volume into slices, and finds what they are asked."""
         if not self._found:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
-        scan = scan_of(volume)
         box = self.way.box(scan.volume)
         inner = replace(scan.volume, values=scan.volume.values[box])
         axis = self.way.axis(inner) if self.axis is None else self.axis
         limits = self.rule.limits(inner.values, None)
-        planes, is_label = cut(inner.values, axis), self.predictor.task.is_label
+        planes = cut(inner.values, axis)
         contexts = self.contexts or self._contexts_like(planes, limits, str(scan.volume.path))
-        answer = self._answer(planes, limits, contexts, scan)
-        agreement = Agreement(answer, self.classes) if self.members else None
-        for member in self.members:
-            assert agreement is not None
-            agreement.add(self._answer(planes, limits, member, scan))
-        whole = self._in_place(answer, box, axis, scan, 0 if is_label else self._units(limits, scan).limits[0])
-        doubt = None if agreement is None else to_grid(self._in_place(agreement.map(), box, axis, scan, 0), scan)
-        voxels = {k: int((answer == k).sum()) for k in self.classes} if is_label else {}
-        values = to_grid(whole, scan)
-        return VolumePrediction(
-            labels=values if is_label else None,
-            image=None if is_label else values,
-            affine=scan.affine,
-            voxels=voxels,
-            volumes={k: round(count * scan.voxel, 3) for k, count in voxels.items()},
-            limits=limits,
-            axis=axis,
-            slices=cut(whole, axis),
-            uncertainty=doubt,
-            agreement=None if agreement is None else agreement.describe(),
-            units=self.units,
-        )
-
-    def _units(self, limits: tuple[float, float], scan: Scan) -> Units:
-        return self.units or Units(limits, scan.kind, True)
-
-    @staticmethod
-    def _in_place(slices: NDArray[Any], box: tuple[slice, ...], axis: int, scan: Scan, outside: float) -> NDArray[Any]:
-        """Puts the slices of a part of a volume back where they were, `(X, Y, Z)`."""
-        whole = np.full(scan.volume.values.shape, outside, dtype=slices.dtype)
-        whole[box] = uncut(slices, axis)
-        return whole
+        answers = (self._answer(planes, limits, each, scan) for each in (contexts, *self.members))
+        return Asked(limits, axis, answers, partial(_in_place, box=box, axis=axis, shape=scan.volume.values.shape))
 
     def _answer(
         self, planes: FloatArray, limits: tuple[float, float], contexts: Sequence[Sequence[Pass]], scan: Scan
     ) -> NDArray[Any]:
         """Asks everything of the slices `(n, H, W)` of one volume; each voxel goes to the pass that claims it most."""
-        units = self._units(limits, scan)
+        units = self.units_of_answer(limits, scan)
         is_label = self.predictor.task.is_label
         kind = units.kind if not is_label else np.dtype(np.uint8 if max(self.classes) < 256 else np.uint16)
         answer = np.zeros(planes.shape, kind)
@@ -341,6 +281,15 @@ class VolumePredictor:
             contexts.append(self._pose(self._found, self._groups, self._looks.like(seen.mean(0))))
         self.predictor.passes = next(passes for passes in contexts if passes)
         return contexts
+
+
+def _in_place(
+    slices: NDArray[Any], outside: float, box: tuple[slice, ...], axis: int, shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Puts the slices of a part of a volume back where they were, `(X, Y, Z)`."""
+    whole = np.full(shape, outside, dtype=slices.dtype)
+    whole[box] = uncut(slices, axis)
+    return whole
 
 
 def _bins(count: int, bins: int) -> list[list[int]]:
