@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -22,6 +24,7 @@ from mvg.episode import Episode, Pair
 from mvg.finite_steps import FiniteSteps
 from mvg.models.base import InContextModel
 from mvg.models.initialise import check_start, initialise
+from mvg.models.mixed import Mixed
 from mvg.next_scale import answer_batch
 from mvg.report import Report, finite
 from mvg.task import Task
@@ -58,6 +61,7 @@ class Generalist(pl.LightningModule):
             no number; one more ends training. 0 ends it at the first.
         unpairing: Shares of training between which every context target is replaced by that of another pair of its
             episode, such as [0.5, 1]; null for never.
+        compiled: Compile the training loss by `torch.compile`: the first steps take minutes, later ones less time.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Generalist(pl.LightningModule):
         adaptation: Adaptation | None = None,
         skips: int = 3,
         unpairing: list[float] | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
@@ -84,7 +89,7 @@ class Generalist(pl.LightningModule):
         self.save_hyperparameters(ignore=["network", "optimizer", "weights", "pretrained"])
         self.network, self.optimizer = network, optimizer
         self.weight_decay, self.layer_decay, self.warmup, self.minutes = weight_decay, layer_decay, warmup, minutes
-        self.pretrained, self.weights = pretrained, weights
+        self.pretrained, self.weights, self.compiled = pretrained, weights, compiled
         self.adaptation, self.base = adaptation, ""
         if adaptation is not None:
             self._adapt(adaptation)
@@ -98,7 +103,8 @@ class Generalist(pl.LightningModule):
 
     def forward(self, image: Tensor, context_images: Tensor, context_targets: Tensor) -> Tensor:
         """Paints queries; see `InContextModel.forward`. Volumes of another size are answered from coarse to fine."""
-        return answer_batch(self.network, image, context_images, context_targets)
+        network = self.network.part(image) if isinstance(self.network, Mixed) else self.network
+        return answer_batch(network, image, context_images, context_targets)
 
     # ------------------------------------------------------------------ set-up
 
@@ -189,13 +195,17 @@ class Generalist(pl.LightningModule):
         if self.trainer.state.fn == "fit":
             self._since = time.monotonic()
 
+    @cached_property
+    def _compiled_loss(self) -> Callable[[Episode], dict[str, Tensor]]:
+        return torch.compile(self.network.loss)
+
     def training_step(self, batch: Episode, index: int) -> Tensor:
         """Computes the loss and logs its mean over all processes."""
         if self.unpairing is not None:
             low, high = self.unpairing
             if low < self.progress(self.trainer.global_step) <= high:
                 batch = unpair(batch)
-        losses = self.network.loss(batch)
+        losses = self._compiled_loss(batch) if self.compiled else self.network.loss(batch)
         loss = losses["loss"]
         shared = cast(Tensor, self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean"))
         self.steps.look(shared, batch, losses)

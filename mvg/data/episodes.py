@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvg.data.augmentation import Augmentation
+from mvg.data.buckets import Buckets, weigh_pairs
 from mvg.data.choice import check_context_size, choose_context
 from mvg.data.geometry import fit, place, place_crop
 from mvg.data.quarantine import Quarantine
@@ -33,6 +34,8 @@ _SPARE = range(3, 53)
 """Streams of random numbers that an episode is drawn from anew."""
 _FINE = 53
 """Stream that decides whether a batch is of a finer level."""
+_SIZE = 54
+"""Stream that decides whether a batch is of pictures or of volumes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class EpisodeDataset(Dataset[Episode]):
         next_scale: Train windows of all levels, coarse to fine, instead of whole images or a `crop` of them.
         ranks: Processes that train together; their batches of one step share the number of context pairs.
         quarantine: What becomes of cases that cannot be read; by default the first one is an error.
+        flat_size: Size of the images of sources of two axes, beside volumes; a batch then holds images of one size.
 
     Raises:
         ValueError: If a split, `context_size` or `cohort_block` is out of range, or `weights` names what is not there.
@@ -126,6 +130,7 @@ class EpisodeDataset(Dataset[Episode]):
         ranks: int = 1,
         quarantine: Quarantine | None = None,
         task_augmentation: TaskAugmentation | None = None,
+        flat_size: Sequence[int] | None = None,
     ) -> None:
         self.sources, self.tasks, self.split, self.length = dict(sources), dict(tasks), split, length
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
@@ -136,6 +141,7 @@ class EpisodeDataset(Dataset[Episode]):
         self.next_scale = next_scale
         if next_scale is not None and next_scale.whole is not None and split != "train":
             self.image_size, self.next_scale = next_scale.whole, None
+        self.sizes = {len(size): tuple(size) for size in (self.image_size, flat_size or self.image_size)}
         if next_scale is not None and crop is not None:
             raise ValueError(f"`next_scale` cuts windows of its own; set `crop` to null, got {list(crop)}")
         for name in (split, context_split or split):
@@ -151,8 +157,8 @@ class EpisodeDataset(Dataset[Episode]):
         self._indices: OrderedDict[tuple[str, str, int], Index] = OrderedDict()
         self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
         self.remembered, self.ranks, self.quarantine = remembered, ranks, quarantine or Quarantine()
-        self.pairs, shares = self._find_pairs(weights or {})
-        self._bounds = np.cumsum(shares) / np.sum(shares) if shares else np.zeros(0)
+        self.pairs, shares = weigh_pairs(self.sources, self.tasks, weights or {}, self._fits)
+        self._buckets = Buckets(self.pairs, shares, {name: source.dims for name, source in self.sources.items()})
 
     @property
     def epoch(self) -> int:
@@ -187,23 +193,9 @@ class EpisodeDataset(Dataset[Episode]):
         batch = index // (self.batch_size * self.ranks)
         return low if low == high else int(self._rng(batch, 1).integers(low, high + 1))
 
-    def _find_pairs(self, weights: Mapping[str, float]) -> tuple[list[tuple[str, str]], list[float]]:
-        """Lists the pairs of source and task that go together, with their weights."""
-        names = {f"{source}/{task}" for source in self.sources for task in self.tasks}
-        if unknown := sorted(set(weights) - names - set(self.sources) - set(self.tasks)):
-            raise ValueError(f"`weights` names {unknown}, which is no source, task or source/task of {sorted(names)}")
-        if negative := sorted(name for name, weight in weights.items() if weight < 0):
-            raise ValueError(f"`weights` must not be negative, got {weights[negative[0]]} for {negative[0]!r}")
-        pairs, shares = [], []
-        for source in self.sources:
-            for task in self.tasks:
-                weight = weights.get(source, 1.0) * weights.get(task, 1.0) * weights.get(f"{source}/{task}", 1.0)
-                if weight > 0 and self.sources[source].cohorts(self.split) > 0 and self._fits(source, task):
-                    pairs.append((source, task))
-                    shares.append(weight)
-        return pairs, shares
-
     def _fits(self, source: str, task: str) -> bool:
+        if not self.sources[source].cohorts(self.split):
+            return False
         index = self._index(source, self.split, 0)
         return len(index.items) > 0 and self.tasks[task].accepts(index)
 
@@ -220,10 +212,11 @@ class EpisodeDataset(Dataset[Episode]):
         """
         if not self.pairs:
             raise ValueError(f"no task accepts any source in split {self.split!r}; see that sources hold their roles")
-        number = (
-            int(np.searchsorted(self._bounds, rng.random(), side="right")) if self.training else index % len(self.pairs)
-        )
-        source, task = self.pairs[number]
+        together = self.batch_size * self.ranks
+        if self.training:
+            source, task = self._buckets.draw(self._rng(index // together, _SIZE), rng)
+        else:
+            source, task = self._buckets.turn(index, together)
         shared = self._rng(index // self.cohort_block, 2) if self.cohort_block > 1 else None
         return replace(self.plan_pair(source, task, self.context_size_at(index), rng, shared), fine=self.is_fine(index))
 
@@ -331,9 +324,14 @@ class EpisodeDataset(Dataset[Episode]):
 
     def _fit(self, subject: Subject, keys: Sequence[str], rng: np.random.Generator) -> Subject:
         if not self.training or self.crop is None:
-            return fit(subject, place(subject.shape, self.image_size, self.aspect))
+            return fit(subject, place(subject.shape, self.sizes.get(len(subject.shape), self.image_size), self.aspect))
         anchor = find_anchor(subject, keys)
-        return fit(subject, place_crop(subject.shape, self.image_size, rng, anchor, self.crop, self.aspect))
+        return fit(
+            subject,
+            place_crop(
+                subject.shape, self.sizes.get(len(subject.shape), self.image_size), rng, anchor, self.crop, self.aspect
+            ),
+        )
 
     def _encode(self, plan: Plan, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
         """Encodes a subject, with all channels and a target."""

@@ -64,6 +64,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             cannot be read any more; `<run>/quarantine.csv` lists them. Tests leave out none.
         next_scale: Train windows of all levels of a volume, coarse to fine; null for whole images or a `crop` of them.
         remembered: Subjects that each process keeps in memory; few where they are large volumes.
+        flat_size: Size of the images of sources of two axes, where the network takes volumes as well
+            (`mvg.models.Mixed`); a batch then holds pictures or volumes, as often as their weights say.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         quarantine: float = 0.01,
         next_scale: TeacherForcing | None = None,
         remembered: int = 32,
+        flat_size: list[int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -111,7 +114,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.aspect, self.crop, self.controls, self.cohort_block = aspect, crop, controls, cohort_block
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.start_method, self.quarantine = start_method, Quarantine(quarantine)
-        self.next_scale, self.remembered = next_scale, remembered
+        self.next_scale, self.remembered, self.flat_size = next_scale, remembered, flat_size
         self.datasets: dict[str, EpisodeDataset] = {}
         self.tested = False
         self._check_options()
@@ -174,6 +177,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             cohort_block=self.cohort_block,
             remembered=self.remembered,
             next_scale=self.next_scale,
+            flat_size=self.flat_size,
             ranks=self.trainer.world_size if self.trainer is not None else 1,
             quarantine=None if split == "test" else self.quarantine,
         )
@@ -193,6 +197,12 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(
                 f"`start_method` must be one of {get_all_start_methods()} or null, got {self.start_method!r}"
             )
+        if self.flat_size and (len(self.flat_size), len(self.image_size)) != (2, 3):
+            raise ValueError(
+                f"`flat_size` is of two axes beside volumes, got {self.flat_size} beside {self.image_size}"
+            )
+        if self.flat_size and self.next_scale is not None:
+            raise ValueError("`next_scale` trains volumes alone; set it or `flat_size` to null")
         if self.near is not None and not 0 <= self.near <= 1:
             raise ValueError(f"`near` must be a share of the volume in [0, 1], or null, got {self.near}")
         for name in (*self.sources, *self.tasks):
@@ -205,7 +215,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"data needs at least one source and one task, got {len(self.sources)} and {len(self.tasks)}"
             )
         for name, source in self.sources.items():
-            if source.dims != len(self.image_size):
+            if source.dims not in {len(self.image_size), len(self.flat_size or self.image_size)}:
                 raise ValueError(
                     f"source {name!r} has images of {source.dims} axes, but the network takes {self.image_size}; "
                     "for folders, set `slices`"

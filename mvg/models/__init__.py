@@ -5,6 +5,7 @@ from mvg.models.canvas_vit import CanvasViT
 from mvg.models.decoder import TwoConvHead, UNetDecoder
 from mvg.models.lvm import LVM
 from mvg.models.medverse import Medverse
+from mvg.models.mixed import Mixed
 from mvg.models.seggpt import SegGPT
 from mvg.models.stem import ConvStem, PatchStem
 from mvg.models.universeg import UniverSeg
@@ -16,6 +17,7 @@ __all__ = [
     "ConvStem",
     "InContextModel",
     "Medverse",
+    "Mixed",
     "PatchStem",
     "SegGPT",
     "TwoConvHead",
