@@ -84,8 +84,12 @@ class Case:
     subjects: tuple[Subject, ...]
 
 
-Painter = Callable[[Case, Sequence[Pair]], Iterator[tuple[str, Tensor]]]
-"""Paints a case after some examples: names of ways, and what each painted, `(C_out, *S)`."""
+Painter = Callable[[Case, Sequence[Pair], Sequence[int], bool], Iterator[tuple[str, int, Tensor]]]
+"""Paints a case after the first few of some examples, for each of several numbers of them: names of ways, numbers of
+examples, and what was painted, `(C_out, *S)`. The last argument asks for the first way alone."""
+
+BATCH = 4
+"""Windows that are answered together: few, so that their maps stay in the cache of a processor."""
 
 
 # ---------------------------------------------------------------------- entrants
@@ -108,17 +112,21 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
     network.eval()
     device = next(network.parameters()).device.type
 
-    def paint(case: Case, context: Sequence[Pair]) -> Iterator[tuple[str, Tensor]]:
-        plan, single = NextScale(overlap=overlap), NextScale(single=True, overlap=overlap)
+    def paint(
+        case: Case, context: Sequence[Pair], shots: Sequence[int], brief: bool
+    ) -> Iterator[tuple[str, int, Tensor]]:
+        asked, plan = ways[:1] if brief else ways, NextScale(overlap=overlap, batch=BATCH)
+        single = sorted({way == "sliding" for way in asked})
+        runs = [(count, alone) for alone in single for count in shots]
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
             query = Pyramid(case.query.image, network.image_size, spacing=case.spacings[0])
             shown = plan.read(network, context, case.spacings[1 : len(context) + 1])
-            if set(ways) & {"next-scale", "squeezed"}:
-                scales = [scale.painted.float() for scale in plan.scales(network, query, shown)]
-                painted = {"next-scale": scales[-1], "squeezed": resize(scales[0], case.query.image.shape[1:])}
-                yield from ((way, painted[way]) for way in ways if way in painted)
-            if "sliding" in ways:
-                yield "sliding", single(network, query, shown).float()
+            scales = [painted for _, painted in plan.scales_after(network, query, shown, runs)]
+        for way in asked:
+            for number, (count, alone) in enumerate(runs):
+                if alone == (way == "sliding"):
+                    painted = cast(Tensor, scales[0 if way == "squeezed" else -1][number])
+                    yield way, count, resize(painted, case.query.image.shape[1:])
 
     return paint
 
@@ -126,7 +134,9 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
 def unet_painter(network: Specialist, window: Sequence[int], overlap: float) -> Painter:
     """Makes a painter of a U-Net: windows of full resolution, examples not looked at."""
 
-    def paint(case: Case, context: Sequence[Pair]) -> Iterator[tuple[str, Tensor]]:
+    def paint(
+        case: Case, context: Sequence[Pair], shots: Sequence[int], brief: bool
+    ) -> Iterator[tuple[str, int, Tensor]]:
         from monai.inferers.utils import sliding_window_inference  # takes a second to import
 
         image = case.query.image[None].to(network.device)
@@ -135,18 +145,22 @@ def unet_painter(network: Specialist, window: Sequence[int], overlap: float) -> 
         painted = out[0].float().cpu()
         if network.classes:
             painted = (painted.argmax(0, keepdim=True) == int(case.spec["classes"][0][0])).float()
-        yield "U-Net", painted.expand_as(true(case.query))
+        for count in shots:
+            yield "U-Net", count, painted.expand_as(true(case.query))
 
     return paint
 
 
-def trivial_painter(case: Case, context: Sequence[Pair]) -> Iterator[tuple[str, Tensor]]:
+def trivial_painter(
+    case: Case, context: Sequence[Pair], shots: Sequence[int], brief: bool
+) -> Iterator[tuple[str, int, Tensor]]:
     """Paints what needs no network; targets of examples are brought to the query's size."""
     target, size = true(case.query), case.query.image.shape[1:]
     targets = torch.stack([resize(true(pair), size) for pair in context])
-    yield TRIVIAL[0], case.query.image.mean(0, keepdim=True).expand_as(target)
-    yield TRIVIAL[1], targets[0]
-    yield TRIVIAL[2], targets.mean(0)
+    for count in shots:
+        yield TRIVIAL[0], count, case.query.image.mean(0, keepdim=True).expand_as(target)
+        yield TRIVIAL[1], count, targets[0]
+        yield TRIVIAL[2], count, targets[:count].mean(0)
 
 
 def true(pair: Pair) -> Tensor:
@@ -218,7 +232,7 @@ def evaluate_volumes(
         dataset: Sources and tasks, of the protocol's split.
         source: Name of the source.
         task: Name of the task.
-        painter: What paints; it is asked once for each number of examples.
+        painter: What paints; it is asked once for all numbers of examples.
         protocol: How volumes are asked.
         control: Ask with swapped targets, too, where the protocol says so.
         only: Names of the questions to ask; all by default.
@@ -259,15 +273,14 @@ def score_case(
             if math.isfinite(value)
         )
 
-    for shots in protocol.shots:
-        if shots <= len(case.context):
-            for way, painted in painter(case, case.context[:shots]):
-                add(way, shots, painted, case)
-    first = protocol.shots[0]
-    if control and protocol.swap and first <= len(case.context):
+    asked = [count for count in protocol.shots if count <= len(case.context)]
+    for way, shots, painted in painter(case, case.context, asked, False) if asked else ():
+        add(way, shots, painted, case)
+    if control and protocol.swap and asked:
+        first = asked[0]
         other = swapped(dataset, question, case, first, protocol.seed)
         if other is not None:
-            _, painted = next(iter(painter(case, other.context)))
+            _, _, painted = next(iter(painter(case, other.context, [first], True)))
             add(CONTROLS[1], first, painted, case)
             add(CONTROLS[2], first, painted, other)
     return records

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mvg import weights
 from mvg.episode import Episode, Pair
 from mvg.models import Medverse
-from mvg.models.blockwise import BlockwiseFusion, group, sincos_position
+from mvg.models.blockwise import BlockwiseFusion, block_means, group, sincos_position
 from mvg.weights import build
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +108,14 @@ def test_a_token_that_all_attend_to_is_read_by_all(grouping):
     close(group(read, 2, grouping), chosen.expand_as(group(read, 2, grouping)))
 
 
+@pytest.mark.parametrize("grouping", ["lattice", "block"])
+@pytest.mark.parametrize("size", [(4, 8), (4, 8, 12)])
+def test_means_are_those_of_the_voxels_of_each_token(size, grouping):
+    maps, dims = torch.rand(2, 3, *size), len(size)
+    expected = group(maps, 2, grouping).mean(tuple(range(1 + dims, 1 + 2 * dims))).flatten(1, dims)
+    close(block_means(maps, 2, grouping), expected)
+
+
 # ---------------------------------------------------------------------- behaviour
 
 
@@ -172,6 +180,16 @@ def test_the_coarser_scale_is_no_further_example():
         assert (led - network(image, *more)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("fusion", MODES)
+def test_answers_after_several_numbers_of_pairs_are_those_of_each_number_alone(fusion):
+    network, (image, images, targets, pair) = make(fusion, mini_context=2), data(pairs=5)
+    asked = [(5, None), (1, pair), (3, pair), (1, None)]
+    with torch.inference_mode():
+        painted = network.answer_after(image, images, targets, asked)
+        for answer, (count, coarse) in zip(painted, asked, strict=True):
+            close(answer, network.answer(image, network.remember(images[:, :count], targets[:, :count]), coarse))
+
+
 class Stream:
     """Pairs made when they are asked for; notes how many are alive."""
 
@@ -199,6 +217,53 @@ def test_a_context_may_be_a_stream_of_which_few_pairs_are_held():
         close(network.answer(image, once), network(image, images, targets))
         with pytest.raises(ValueError, match="a generator serves one answer"):
             network.answer(image, once)
+
+
+# ---------------------------------------------------------------------- the gate that copies
+
+
+@pytest.mark.parametrize("fusion", MODES)
+def test_an_open_gate_paints_the_query_itself_and_a_closed_one_the_paint_alone(fusion):
+    network, (image, images, targets, pair) = make(fusion, copy=True), data()
+    assert (network(image, images, targets) - image).abs().max() < 0.03  # before training
+    decoder, other = network.target_decoder, make(fusion)
+    with torch.no_grad():
+        decoder.gate.bias.fill_(100)
+        assert torch.equal(network(image, images, targets), image)
+        other.load_state_dict({name: value for name, value in network.state_dict().items() if ".gate." not in name})
+        for part in (decoder.paint, other.target_decoder.paint):
+            part.weight.copy_(torch.linspace(-1, 1, WIDTHS[0])[None])
+        decoder.gate.bias.fill_(-100)
+        memory = network.remember(images, targets)
+        assert torch.equal(network.answer(image, memory, pair), other.answer(image, memory, pair))
+
+
+def test_the_gate_copies_the_mean_of_several_contrasts_to_every_channel_of_the_answer():
+    network, (image, images, targets, _) = make(copy=True, in_channels=2, out_channels=3), data()
+    image, images, targets = (
+        torch.cat([image, 1 - image], 1),
+        images.repeat(1, 1, 2, 1, 1, 1),
+        targets.repeat(1, 1, 3, 1, 1, 1),
+    )
+    with torch.no_grad():
+        network.target_decoder.gate.bias.fill_(100)
+        close(network(image, images, targets), torch.full((2, 3, *SIZE), 0.5))
+
+
+def test_the_gate_is_no_part_of_the_released_networks():
+    names = [set(make(copy=copy).state_dict()) for copy in (False, True)]
+    assert names[1] - names[0] == {"target_decoder.gate.weight", "target_decoder.gate.bias"}
+    assert names[0] <= names[1]
+
+
+def test_every_weight_learns_behind_the_gate():
+    network, given = make(copy=True).train(), episode(coarse=True)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network.loss(given)["loss"].backward()
+        optimizer.step()
+    assert [name for name, parameter in network.named_parameters() if not parameter.grad.abs().max() > 0] == []
 
 
 # ---------------------------------------------------------------------- learning

@@ -209,6 +209,19 @@ def test_batches_of_windows_do_not_change_the_answer():
     assert torch.allclose(*answers, atol=1e-5)
 
 
+@pytest.mark.parametrize("retrieval", [SamePlace(), Foreground(), Several([Whole(), SamePlace()])])
+def test_several_runs_are_answered_as_each_alone(retrieval):
+    network, query = small(attention="full"), volume((20, 17, 8))
+    plan = NextScale(batch=3, retrieval=retrieval)
+    context = plan.read(network, [Pair(volume((13, 9, 8), k), mask((13, 9, 8), k)) for k in range(3)])
+    *_, (_, painted) = plan.scales_after(network, query, context, [(1, False), (3, False), (2, True)])
+    for answer, (count, single) in zip(painted, [(1, False), (3, False), (2, True)], strict=True):
+        alone = NextScale(single=single, retrieval=retrieval)
+        assert torch.allclose(answer, alone(network, query, context[:count]), atol=1e-4)
+    with pytest.raises(ValueError, match="1 to 3 pairs, as many as there are, got 4"):
+        next(plan.scales_after(network, query, context, [(4, False)]))
+
+
 @pytest.mark.parametrize("retrieval", [SamePlace(), Whole(), Foreground(2), Nearest(2), Several([Whole(), Nearest()])])
 def test_the_order_of_the_context_does_not_matter_to_a_network_without_order(retrieval):
     network, plan = small(attention="full"), NextScale(retrieval=retrieval)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from test_medverse import make
 from test_next_scale import Told
 from test_readers import write_nifti
 
@@ -98,9 +99,21 @@ def test_examples_are_of_training_patients_and_fewer_are_the_first_of_more(datas
     case, again = (read_case(dataset, question, item, PROTOCOL) for _ in range(2))
     assert {subject.item.case for subject in case.subjects[1:]} <= {f"p{n}" for n in range(5)}
     assert torch.equal(case.query.image, again.query.image)
-    painted = dict(trivial_painter(case, case.context))
-    assert torch.equal(painted[TRIVIAL[0]], case.query.image)
-    assert torch.allclose(painted[TRIVIAL[2]], torch.stack([true(pair) for pair in case.context]).mean(0))
+    painted = {(way, shots): paint for way, shots, paint in trivial_painter(case, case.context, [1, 2], False)}
+    assert torch.equal(painted[TRIVIAL[0], 2], case.query.image)
+    assert torch.equal(painted[TRIVIAL[2], 1], true(case.context[0]))
+    assert torch.allclose(painted[TRIVIAL[2], 2], torch.stack([true(pair) for pair in case.context]).mean(0))
+
+
+def test_answers_after_several_numbers_of_examples_are_those_of_each_number_alone(dataset):
+    question = questions(dataset, "toy", "denoising")[0]
+    case = read_case(dataset, question, dataset.sources["toy"].items("test")[0], PROTOCOL)
+    paint = network_painter(make(size=(16, 16, 16)), WAYS, 0.25, autocast=False)
+    together = {(way, shots): painted for way, shots, painted in paint(case, case.context, [1, 2], False)}
+    for shots in (1, 2):
+        for way, _, painted in paint(case, case.context[:shots], [shots], False):
+            torch.testing.assert_close(together[way, shots], painted, rtol=1e-5, atol=1e-5)
+    assert [way for way, _, _ in paint(case, case.context, [1], True)] == [WAYS[0]]
 
 
 def test_more_examples_than_patients_are_left_out(dataset):

@@ -15,6 +15,9 @@ from mvg.episode import Episode, Pair, check_shapes
 Memory = Any
 """What a network keeps of a context: its own business, but tensors inside tuples, lists or dataclasses."""
 
+Ask = tuple[int, Pair | None]
+"""After how many pairs of a context a query is to be answered, and the query at the coarser scale with its answer."""
+
 
 class InContextModel(nn.Module, metaclass=Configurable):
     """A network that paints the answer to a query after the example of its context.
@@ -95,6 +98,27 @@ class InContextModel(nn.Module, metaclass=Configurable):
         Returns:
             `(B, C_out, *S)`.
         """
+
+    def answer_after(
+        self, image: Tensor, context_images: Tensor, context_targets: Tensor, asked: Sequence[Ask]
+    ) -> list[Tensor]:
+        """Answers queries several times, each time after the first few pairs of a context.
+
+        Networks override it where they can share work between these answers.
+
+        Args:
+            image: `(B, C_in, *S)`.
+            context_images: `(B, L, C_in, *S)`.
+            context_targets: `(B, L, C_out, *S)`.
+            asked: Numbers of pairs, 1 to L, with the coarser scale of the query where it is given.
+
+        Returns:
+            Answers `(B, C_out, *S)` in the order of `asked`.
+        """
+        return [
+            self.answer(image, self.remember(context_images[:, :count], context_targets[:, :count]), coarse)
+            for count, coarse in asked
+        ]
 
     @abstractmethod
     def loss(self, episode: Episode) -> dict[str, Tensor]:

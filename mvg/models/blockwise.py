@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from mvg.models.residual import activate, pointwise_pair
 
 Grouping = Literal["lattice", "block"]
+
+_CHUNK = 1 << 20
+"""Numbers of which tokens are copied at once."""
 
 
 def group(maps: Tensor, blocks: int, grouping: Grouping) -> Tensor:
@@ -37,16 +41,22 @@ def group(maps: Tensor, blocks: int, grouping: Grouping) -> Tensor:
 
 
 def block_means(maps: Tensor, blocks: int, grouping: Grouping) -> Tensor:
-    """Averages the voxels of each token, `(B, C, *S)` to `(B, T, C)` in float32."""
-    dims = maps.ndim - 2
-    voxels = tuple(range(1 + dims, 1 + 2 * dims))
-    return group(maps, blocks, grouping).mean(voxels, dtype=torch.float32).flatten(1, dims)
+    """Averages the voxels of each token, `(B, C, *S)` to `(B, T, C)` in float32.
+
+    Axes are summed up one by one, in the order of memory, and sums are divided when they are small: a strided sum over
+    all of them, and its gradient, take several times as long.
+    """
+    sums = maps.movedim(1, -1)
+    for axis in range(1, maps.ndim - 1):
+        cells, inner = ((-1, blocks), axis) if grouping == "lattice" else ((blocks, -1), axis + 1)
+        sums = sums.unflatten(axis, cells).sum(inner, dtype=torch.float32)
+    return sums.flatten(1, -2) * (blocks ** (maps.ndim - 2) / math.prod(maps.shape[2:]))
 
 
 def mix_into(maps: Tensor, shares: Tensor, values: Tensor, blocks: int, grouping: Grouping) -> None:
     """Adds to every token of `maps` a mixture of the tokens of `values`, voxel by voxel, in place.
 
-    Where nothing is differentiated, voxels are taken in slices, so that no further copy of the maps is held.
+    Voxels of large maps are taken in slices, so that no further copy is held; nothing is differentiated.
 
     Args:
         maps: `(B, C, *S)`, written to.
@@ -57,10 +67,45 @@ def mix_into(maps: Tensor, shares: Tensor, values: Tensor, blocks: int, grouping
     """
     dims = maps.ndim - 2
     written, read = group(maps, blocks, grouping), group(values, blocks, grouping)
-    slices = 1 if torch.is_grad_enabled() else read.shape[1 + dims]
+    slices = read.shape[1 + dims] if maps.numel() > _CHUNK else 1
     for out, part in zip(pieces(written, slices, 1 + dims), pieces(read, slices, 1 + dims), strict=True):
         mixed = shares.to(part.dtype) @ part.flatten(1, dims).flatten(2)
         out.add_(mixed.view(out.shape))
+
+
+class Mix(torch.autograd.Function):
+    """What `mix_into` does, differentiated: the library's gradient of writing into a view copies the maps three times.
+
+    The maps are `(each * B, C, *S)`, the shares `(each, B, T, T)` and the values `(B or 1, C, *S)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, shares: Tensor, values: Tensor, blocks: int, grouping: Grouping) -> Tensor:
+        """Adds to the maps in place."""
+        shares, dims = shares.to(values.dtype), maps.ndim - 2
+        tokens = group(values, blocks, grouping).flatten(1, dims).flatten(2)
+        for part, share in zip(pieces(maps, len(shares)), shares, strict=True):
+            written = group(part, blocks, grouping)
+            written.add_((share @ tokens).view(written.shape))
+        ctx.save_for_backward(shares, tokens)
+        ctx.layout = blocks, grouping, values.shape
+        ctx.mark_dirty(maps)
+        return maps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients of maps, shares and values; those of the maps are those of the result."""
+        (gradient,), (shares, tokens) = gradients, ctx.saved_tensors
+        blocks, grouping, shape = ctx.layout
+        of_shares, of_tokens, dims = [], torch.zeros_like(tokens), len(shape) - 2
+        for part, share in zip(pieces(gradient, len(shares)), shares, strict=True):
+            each = group(part, blocks, grouping).flatten(1, dims).flatten(2).to(tokens.dtype)
+            of_shares.append(each @ tokens.mT)
+            of_tokens = of_tokens + (share.mT @ each).sum_to_size(tokens.shape)
+        of_values = tokens.new_empty((shape[0], *shape[2:], shape[1])).movedim(-1, 1)  # channels last, as all maps
+        written = group(of_values, blocks, grouping)
+        written.copy_(of_tokens.view(written.shape))
+        return gradient, torch.stack(of_shares), of_values, None, None
 
 
 def pieces(values: Tensor, number: int, axis: int = 0) -> list[Tensor]:
@@ -132,14 +177,14 @@ class Fusion(nn.Module):
         times = each * len(offers[0].values) // len(maps)
         if times > 1:
             fused = fused.repeat_interleave(times, 0)
-        self._read(fused, maps, offers, place, each)
-        return activate(fused)
+        return activate(self._read(fused, maps, offers, place, each))
 
-    def _read(self, fused: Tensor, maps: Tensor, offers: Sequence[Offer], place: Tensor, each: int) -> None:
-        """Adds to `fused`, in place, what each of `maps` reads of the offers."""
-        for part in pieces(fused, each):
+    def _read(self, fused: Tensor, maps: Tensor, offers: Sequence[Offer], place: Tensor, each: int) -> Tensor:
+        """Adds to `fused`, in place, what each of `maps` reads of the offers; returns it."""
+        for part in pieces(fused, each) if each > 1 else [fused]:
             for offer in offers:
                 part.add_(offer.values, alpha=1 / len(offers))
+        return fused
 
 
 class BlockwiseFusion(Fusion):
@@ -166,11 +211,15 @@ class BlockwiseFusion(Fusion):
         """Prepares maps `(B, C, *S)` at places `(T, code)` for being read."""
         return Offer(self.other(maps), self.key(block_means(maps, self.blocks, self.grouping)) + place)
 
-    def _read(self, fused: Tensor, maps: Tensor, offers: Sequence[Offer], place: Tensor, each: int) -> None:
+    def _read(self, fused: Tensor, maps: Tensor, offers: Sequence[Offer], place: Tensor, each: int) -> Tensor:
         queries = self.query(block_means(maps, self.blocks, self.grouping)) + place
         keys = torch.cat([offer.keys for offer in offers if offer.keys is not None], 1)
         scores = queries.unflatten(0, (each, -1)) @ keys.mT * queries.shape[-1] ** -0.5
         shares = scores.float().softmax(-1).chunk(len(offers), -1)
-        for number, part in enumerate(pieces(fused, each)):
-            for offer, share in zip(offers, shares, strict=True):
-                mix_into(part, share[number], offer.values, self.blocks, self.grouping)
+        for offer, share in zip(offers, shares, strict=True):
+            if torch.is_grad_enabled():
+                fused = Mix.apply(fused, share, offer.values, self.blocks, self.grouping)
+                continue
+            for part, mixed in zip(pieces(fused, each), share, strict=True):
+                mix_into(part, mixed, offer.values, self.blocks, self.grouping)
+        return fused

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mvg.episode import Episode, Pair, check_shapes
-from mvg.models.base import InContextModel
+from mvg.models.base import Ask, InContextModel
 from mvg.models.blockwise import BlockwiseFusion, Fusion, Grouping, Offer, sincos_position
 from mvg.models.streams import ContextUNet, TargetDecoder, TargetEncoder, channels_last
 from mvg.objective import Objective
@@ -67,6 +67,8 @@ class Medverse(InContextModel):
             Each kept pair takes as much memory as one feature map of the first stage.
         objective: What painted voxels cost.
         checkpointing: Recomputes convolutions in the backward pass to save memory.
+        copy: Adds the query, times a learned factor in (0, 1) for each voxel, to the paint, so that restoring an image
+            is correcting it; an untrained network paints about the query itself. The released networks do not.
     """
 
     position: Tensor
@@ -86,6 +88,7 @@ class Medverse(InContextModel):
         keep: int = 1,
         objective: Objective | None = None,
         checkpointing: bool = False,
+        copy: bool = False,
     ) -> None:
         super().__init__()
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
@@ -101,7 +104,7 @@ class Medverse(InContextModel):
         make = partial(BlockwiseFusion, blocks=blocks, grouping=grouping, code=code) if self.blockwise else Fusion
         self.target_encoder = TargetEncoder(dims, in_channels, widths, checkpointing)
         self.context_unet = ContextUNet(dims, in_channels + out_channels, widths, make, checkpointing)
-        self.target_decoder = TargetDecoder(dims, out_channels, widths, make, checkpointing)
+        self.target_decoder = TargetDecoder(dims, out_channels, widths, make, checkpointing, copy)
         if self.blockwise:
             self.register_buffer("position", sincos_position(blocks, code, dims))
             self.target_code = nn.Parameter(0.1 * torch.randn(code))
@@ -163,16 +166,52 @@ class Medverse(InContextModel):
             raise ValueError(f"the network was built for {len(self.image_size)} axes, got {tuple(image.shape)}")
         self._check_size(image.shape[2:])
         features, deepest = self.target_encoder(image)
-        asked = self.position + self.target_code if self.blockwise else self.position
-        offers = self.context_unet.offers(features, asked)
-        streams, places = [self._read_context(image, memory, offers)], [self.position]
-        if coarse is not None and coarse.target is not None:
-            places.append(self.position + self.coarse_code if self.blockwise else self.position)
-            mark = self.coarse_mark if self.blockwise else None
-            begun = self._begin(self._checked((coarse.image, coarse.target), image))
-            streams.append(list(self.context_unet(begun, offers, places[-1], mark=mark)))
+        offers = self.context_unet.offers(features, self._asked)
+        streams = [self._read_context(image, memory, offers), *self._read_coarse(image, coarse, offers)]
         del offers
-        painted: Tensor = self.target_decoder(deepest, features, streams, asked, places)
+        return self._paint(image, features, deepest, streams)
+
+    def answer_after(
+        self, image: Tensor, context_images: Tensor, context_targets: Tensor, asked: Sequence[Ask]
+    ) -> list[Tensor]:
+        """Paints queries after several numbers of pairs; every pair is read once, whatever the coarser scales are."""
+        check_shapes(image, context_images, context_targets)
+        features, deepest = self.target_encoder(image)
+        offers = self.context_unet.offers(features, self._asked)
+        pairs = list(pairs_of(context_images, context_targets))
+        means, last = dict[int, list[Tensor]](), 0
+        for count in sorted({count for count, _ in asked}):
+            read = self._read_context(image, VolumeMemory(pairs[last:count]), offers)
+            if last:
+                share = (count - last) / count
+                read = [torch.lerp(*maps, share) for maps in zip(means[last], read, strict=True)]
+            means[count], last = read, count
+        return [
+            self._paint(image, list(features), deepest, [list(means[n]), *self._read_coarse(image, coarse, offers)])
+            for n, coarse in asked
+        ]
+
+    @property
+    def _asked(self) -> Tensor:
+        """Where the tokens of queries are, `(T, code)`."""
+        return self.position + self.target_code if self.blockwise else self.position
+
+    @property
+    def _led(self) -> Tensor:
+        """Where the tokens of the coarser scale are, `(T, code)`."""
+        return self.position + self.coarse_code if self.blockwise else self.position
+
+    def _read_coarse(self, image: Tensor, coarse: Pair | None, offers: Sequence[Offer]) -> list[list[Tensor]]:
+        """Reads the coarser scale: its maps, coarsest first, in a list; an empty list where there is none."""
+        if coarse is None or coarse.target is None:
+            return []
+        begun = self._begin(self._checked((coarse.image, coarse.target), image))
+        return [list(self.context_unet(begun, offers, self._led, mark=self.coarse_mark if self.blockwise else None))]
+
+    def _paint(self, image: Tensor, features: list[Tensor], deepest: Tensor, streams: list[list[Tensor]]) -> Tensor:
+        """Paints queries from their maps, finest first, and the streams of the context; all lists are emptied."""
+        places = [self.position, self._led][: len(streams)]
+        painted: Tensor = self.target_decoder(image, deepest, features, streams, self._asked, places)
         return painted.float().contiguous()
 
     def loss(self, episode: Episode) -> dict[str, Tensor]:
@@ -207,7 +246,7 @@ class Medverse(InContextModel):
         """
         means: list[Tensor] = []
         seen, recording = 0, torch.is_grad_enabled()
-        for number, (pairs, last) in enumerate(mini_contexts(memory.pairs, self.mini_context), 1):
+        for number, (pairs, last) in enumerate(mini_contexts(memory.pairs, self.mini_context, recording), 1):
             each, learns = len(pairs), recording and (last or self.gradient == "all")
             share, factor = each / (seen + each), number if self.gradient == "last" else 1
             with torch.set_grad_enabled(learns):
@@ -216,6 +255,7 @@ class Medverse(InContextModel):
                     for place, pair in enumerate(pairs, seen)
                 ]
                 joined = stack(begun)
+                pairs.clear()  # whoever streams pairs holds no other
                 del begun
                 read = self.context_unet(joined, offers, self.position, each)
                 del joined  # the stream drops maps as it goes, so nobody else may hold them
@@ -241,14 +281,24 @@ def pairs_of(images: Tensor, targets: Tensor) -> Iterator[ContextPair]:
     return zip(images.unbind(1), targets.unbind(1), strict=True)
 
 
-def mini_contexts(pairs: Iterable[ContextPair], size: int) -> Iterator[tuple[list[ContextPair], bool]]:
-    """Takes pairs up in order, at most `size` at a time, and says whether these are the last."""
+def mini_contexts(
+    pairs: Iterable[ContextPair], size: int, ahead: bool = True
+) -> Iterator[tuple[list[ContextPair], bool]]:
+    """Takes pairs up in order, at most `size` at a time, and says whether these are the last.
+
+    Args:
+        pairs: The pairs.
+        size: Most pairs that are taken up together.
+        ahead: Look one pair ahead to know the last ones; without it none are said to be the last, and no pair more is
+            held.
+    """
     stream = iter(pairs)
-    ahead = list(islice(stream, 1))
-    while ahead:
-        group = [*ahead, *islice(stream, size - 1)]
-        ahead = list(islice(stream, 1))
-        yield group, not ahead
+    first = list(islice(stream, 1))
+    while first:
+        group = [*first, *islice(stream, size - 1)]
+        first = list(islice(stream, 1)) if ahead else []
+        yield group, ahead and not first
+        first = first if ahead else list(islice(stream, 1))
 
 
 def stack(maps: Sequence[Tensor]) -> Tensor:

@@ -16,6 +16,9 @@ from mvg.models.stem import conv
 MakeFusion = Callable[[int], Fusion]
 """Makes the fusion of a stage from its channels."""
 
+_SLOPE = 4.0
+"""Slope of the gate that copies the query: its logit is 4 before training."""
+
 
 def channels_last(dims: int) -> torch.memory_format:
     """Returns the memory format in which convolutions of 2 or 3 axes are quick and need no copies."""
@@ -100,7 +103,7 @@ class ContextUNet(nn.Module):
                 maps = self.units[stage](maps)
             maps = fusion(maps, [offers[stage]], place, each)
             if mark is not None and not stage:
-                maps = maps + mark.view(-1, *[1] * (maps.ndim - 2))
+                maps = maps + mark.to(maps.dtype).view(-1, *[1] * (maps.ndim - 2))
             skips.append(maps)
             maps = down(maps)
         maps = self.units[-1](maps)
@@ -119,18 +122,34 @@ class TargetDecoder(nn.Module):
         widths: Channels of each stage.
         fusion: Makes the fusion of a stage.
         checkpointing: Recomputes convolutions in the backward pass.
+        copy: Adds the query, times a factor in (0, 1) for each voxel, to the paint.
     """
 
-    def __init__(self, dims: int, outputs: int, widths: Sequence[int], fusion: MakeFusion, checkpointing: bool) -> None:
+    def __init__(
+        self,
+        dims: int,
+        outputs: int,
+        widths: Sequence[int],
+        fusion: MakeFusion,
+        checkpointing: bool,
+        copy: bool = False,
+    ) -> None:
         super().__init__()
         order = list(reversed(widths))
         self.units = nn.ModuleList(ResidualUnit(dims, width, checkpointing) for width in order)
         self.fusions = nn.ModuleList(fusion(width) for width in order)
         self.ups = nn.ModuleList(Up(coarse, fine) for coarse, fine in pairwise(order))
         self.last, self.paint = ResidualUnit(dims, order[-1], checkpointing), Pointwise(order[-1], outputs)
+        self.gate = Pointwise(order[-1], outputs) if copy else None
+        if self.gate is not None:
+            for part in (self.paint, self.gate):
+                nn.init.zeros_(part.weight)
+                nn.init.zeros_(part.bias)
+            nn.init.ones_(self.gate.bias)
 
     def forward(
         self,
+        image: Tensor,
         maps: Tensor,
         skips: list[Tensor],
         streams: Sequence[list[Tensor]],
@@ -140,6 +159,7 @@ class TargetDecoder(nn.Module):
         """Paints.
 
         Args:
+            image: The queries, `(B, C, *S)`; their mean over channels is what may be copied.
             maps: Input of the last stage, `(B, widths[-1], *S / stride)`.
             skips: Maps of the query's other stages, finest first; emptied.
             streams: For each stream of context its maps, coarsest first; emptied.
@@ -156,5 +176,8 @@ class TargetDecoder(nn.Module):
             read = cast(Fusion, fusion)
             offers = [read.offer(stream.pop(0), where) for stream, where in zip(streams, places, strict=True)]
             maps = fusion(maps, offers, place)
-        painted: Tensor = self.paint(self.last(maps))
+        maps = self.last(maps)
+        painted: Tensor = self.paint(maps)
+        if self.gate is not None:
+            painted = painted + torch.sigmoid(_SLOPE * self.gate(maps)) * image.mean(1, keepdim=True)
         return painted

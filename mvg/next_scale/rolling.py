@@ -16,6 +16,9 @@ from mvg.next_scale.level import Level, enlarge
 from mvg.next_scale.pyramid import Pyramid
 from mvg.next_scale.retrieval import Asked, Crop, Retrieval, SamePlace
 
+Run = tuple[int, bool]
+"""Number of pairs that a volume is answered after, and whether its finest scale is answered alone."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -45,7 +48,7 @@ class NextScale(metaclass=Configurable):
         single: Answer the finest scale alone, without a coarser one.
         overlap: Share of a window that it has in common with the next one, [0, 1).
         blend: How overlapping answers are weighted: "gaussian" or "constant".
-        batch: Windows that are answered together, where they share their context.
+        batch: Windows that are answered together, where they share their context or are answered several times.
         retrieval: Which windows of the context are shown; by default those at the same place.
         largest: Reduce targets of the context by their largest instead of their mean value.
 
@@ -125,15 +128,50 @@ class NextScale(metaclass=Configurable):
         Raises:
             ValueError: If the image or the context does not fit the network.
         """
+        for level, (painted,) in self.scales_after(network, image, context, [(len(context), self.single)], spacing):
+            assert painted is not None
+            yield Scale(level, painted)
+
+    @torch.inference_mode()
+    def scales_after(
+        self,
+        network: InContextModel,
+        image: Tensor | Pyramid,
+        context: Sequence[Pyramid],
+        runs: Sequence[Run],
+        spacing: Sequence[float] | None = None,
+    ) -> Iterator[tuple[Level, list[Tensor | None]]]:
+        """Answers one volume several times, which costs less than one after the other; see `scales`.
+
+        Args:
+            network: The network, on any device.
+            image: As in `scales`.
+            context: What `read` returned.
+            runs: For each answer the number of pairs, the first ones of the context, and whether the finest scale is
+                answered alone.
+            spacing: As in `scales`.
+
+        Yields:
+            Each scale, coarse to fine, with what every run painted, `(C_out, *level.size)`, or None where it does not
+            answer this scale.
+
+        Raises:
+            ValueError: If the image or the context does not fit the network, or a run asks for more pairs than it has.
+        """
         query = image if isinstance(image, Pyramid) else Pyramid(image, network.image_size, spacing=spacing)
         if len(query.images[-1]) != network.in_channels:
             raise ValueError(f"the network takes {network.in_channels} image channels, got {len(query.images[-1])}")
-        painted: Tensor | None = None
-        last = len(query.levels) - 1
-        for number in range(last if self.single else 0, last + 1):
-            before = None if painted is None else painted.clamp(0, 1)
-            painted = _Pass(self, network, query, number, context, before).paint()
-            yield Scale(query.levels[number], painted)
+        if wrong := [count for count, _ in runs if not 1 <= count <= len(context)]:
+            raise ValueError(f"a run must be after 1 to {len(context)} pairs, as many as there are, got {wrong[0]}")
+        before: list[Tensor | None] = [None] * len(runs)
+        for number, level in enumerate(query.levels):
+            due = [k for k, (_, single) in enumerate(runs) if not single or level is query.levels[-1]]
+            painted: list[Tensor | None] = [None] * len(runs)
+            if due:
+                asked = [(runs[k][0], before[k]) for k in due]
+                for k, answer in zip(due, _Pass(self, network, query, number, context, asked).paint(), strict=True):
+                    painted[k], before[k] = answer, answer.clamp(0, 1)
+                yield level, painted
 
 
 def answer_batch(
@@ -167,7 +205,16 @@ def answer_batch(
 
 
 class _Pass:
-    """One scale of one volume: hands windows with their context to the network."""
+    """One scale of one volume: hands windows with their context to the network.
+
+    Args:
+        plan: How the volume is rolled out.
+        network: The network.
+        query: The volume.
+        number: Number of its level.
+        context: The context.
+        asked: After how many pairs it is answered, and the answers at the level before, `(C_out, *S)`, [0, 1].
+    """
 
     def __init__(
         self,
@@ -176,19 +223,20 @@ class _Pass:
         query: Pyramid,
         number: int,
         context: Sequence[Pyramid],
-        before: Tensor | None,
+        asked: Sequence[tuple[int, Tensor | None]],
     ) -> None:
-        self.plan, self.network, self.query, self.context = plan, network, query, context
-        self.number, self.before, self.level = number, before, query.levels[number]
+        self.plan, self.network, self.query, self.asked = plan, network, query, asked
+        self.context = context[: max(count for count, _ in asked)]
+        self.number, self.level = number, query.levels[number]
         self.device = next(network.parameters()).device
         self._shown: tuple[Crop, ...] | None = None
         self._memory: Memory = None
 
-    def paint(self) -> Tensor:
-        """Paints the whole level, `(C_out, *size)`, float32."""
+    def paint(self) -> list[Tensor]:
+        """Paints the whole level as often as it was asked, `(C_out, *size)`, float32."""
         level = self.level
         if level.padded == level.window:
-            painted = self._answer([tuple(-margin for margin in level.margin)]).float().cpu()
+            answers = self._answer([tuple(-margin for margin in level.margin)])
         else:
             from monai.inferers.inferer import SlidingWindowInferer  # takes a second, which training need not wait for
 
@@ -197,55 +245,72 @@ class _Pass:
                 with_coord=True,
             )  # fmt: skip
             frame = torch.zeros(()).expand(1, 1, *level.padded)  # MONAI asks for windows of it; we cut our own
-            painted = cast(Tensor, inferer(frame, self._window))
-        for axis, (margin, size) in enumerate(zip(level.margin, level.size, strict=True), start=2):
-            painted = painted.narrow(axis, margin, size)
-        return painted[0]
+            blended = inferer(frame, self._window)
+            answers = (blended,) if isinstance(blended, Tensor) else cast(tuple[Tensor, ...], blended)
+        return [self._inside(painted[0]) for painted in answers]
 
-    def _window(self, frame: Tensor, spans: Sequence[Sequence[Any]]) -> Tensor:
+    def _inside(self, painted: Tensor) -> Tensor:
+        """Takes the border away that short axes need."""
+        for axis, (margin, size) in enumerate(zip(self.level.margin, self.level.size, strict=True), start=1):
+            painted = painted.narrow(axis, margin, size)
+        return painted
+
+    def _window(self, frame: Tensor, spans: Sequence[Sequence[Any]]) -> tuple[Tensor, ...]:
         """Answers the windows that MONAI asks for, `(B, C_out, *window)`."""
         lows = [
             tuple(span.start - margin for span, margin in zip(each[2:], self.level.margin, strict=True))
             for each in spans
         ]
-        return self._answer(lows).float().cpu()
+        return self._answer(lows)
 
-    def _answer(self, lows: Sequence[tuple[int, ...]]) -> Tensor:
+    def _answer(self, lows: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
         images = [self.query.image(self.number, low) for low in lows]
         spacing = self.query.spacing_at(self.number)
         chosen = [
             self.plan.retrieval.choose(Asked(image, self.level, low, spacing), self.context)
             for image, low in zip(images, lows, strict=True)
         ]
-        groups = [list(range(len(lows)))] if len(set(chosen)) == 1 else [[k] for k in range(len(lows))]
-        painted = [self._ask([images[k] for k in g], [lows[k] for k in g], chosen[g[0]]) for g in groups]
-        return torch.cat(painted)
+        alike = len(set(chosen) if len(self.asked) == 1 else {len(crops) for crops in chosen}) == 1
+        groups = [list(range(len(lows)))] if alike else [[k] for k in range(len(lows))]
+        painted = [self._ask(*([part[k] for k in group] for part in (images, lows, chosen))) for group in groups]
+        return tuple(torch.cat(answers).float().cpu() for answers in zip(*painted, strict=True))
 
-    def _ask(self, images: Sequence[Tensor], lows: Sequence[tuple[int, ...]], crops: tuple[Crop, ...]) -> Tensor:
-        """Answers windows that share their context."""
-        coarse = None
-        if self.before is not None:
-            pairs = [self._coarse(low) for low in lows]
-            coarse = Pair(*(torch.stack(part).to(self.device) for part in zip(*pairs, strict=True)))
-        painted = self.network.answer(torch.stack(list(images)).to(self.device), self._remember(crops), coarse)
-        if not torch.isfinite(painted).all():
+    def _ask(
+        self, images: Sequence[Tensor], lows: Sequence[tuple[int, ...]], chosen: Sequence[tuple[Crop, ...]]
+    ) -> list[Tensor]:
+        """Answers windows that are shown equally many windows of the context, or the same, as often as it was asked."""
+        image = torch.stack(list(images)).to(self.device)
+        leading = [self._coarse(lows, before) for _, before in self.asked]
+        if len(self.asked) == 1 and len(set(chosen)) == 1:
+            painted = [self.network.answer(image, self._remember(chosen[0]), leading[0])]
+        else:
+            ordered = [sorted(crops, key=lambda crop: crop.example) for crops in chosen]
+            counts = [sum(crop.example < count for crop in ordered[0]) for count, _ in self.asked]
+            shown = [torch.stack(parts).to(self.device) for parts in zip(*map(self._cut, ordered), strict=True)]
+            painted = self.network.answer_after(image, *shown, list(zip(counts, leading, strict=True)))
+        if not all(torch.isfinite(answer).all() for answer in painted):
             raise ValueError("the network painted values that are not finite; its weights may be damaged")
         return painted
 
-    def _coarse(self, low: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Image and answer of a window at the coarser scale."""
-        assert self.before is not None
-        image = self.query.images[self.number - 1]
-        return (
-            enlarge(image, self.level.size, low, self.level.window),
-            enlarge(self.before, self.level.size, low, self.level.window),
-        )
+    def _coarse(self, lows: Sequence[tuple[int, ...]], before: Tensor | None) -> Pair | None:
+        """Images and answers of windows at the coarser scale; None where there is none."""
+        if before is None:
+            return None
+        parts = [
+            torch.stack([enlarge(values, self.level.size, low, self.level.window) for low in lows])
+            for values in (self.query.images[self.number - 1], before)
+        ]
+        return Pair(*(part.to(self.device) for part in parts))
+
+    def _cut(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
+        """Windows of the context, `(L, C, *window)`."""
+        images = torch.stack([self.context[k].image(number, low) for k, number, low in crops])
+        return images, torch.stack([self.context[k].target(number, low) for k, number, low in crops])
 
     def _remember(self, crops: tuple[Crop, ...]) -> Memory:
         """Shows windows of the context to the network, unless they are those that it was shown before."""
         if crops != self._shown:
-            images = torch.stack([self.context[k].image(number, low) for k, number, low in crops])
-            targets = torch.stack([self.context[k].target(number, low) for k, number, low in crops])
+            images, targets = self._cut(crops)
             self._memory = self.network.remember(images[None].to(self.device), targets[None].to(self.device))
             self._shown = crops
         return self._memory
