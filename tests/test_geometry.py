@@ -58,6 +58,42 @@ def test_resize_matches_the_library_in_2d_and_separates_in_3d():
     assert torch.allclose(resize(torch.full((1, 7, 7, 7), 0.3), (3, 9, 5)), torch.full((1, 3, 9, 5), 0.3))
 
 
+def filtered(image, size):
+    """Resizes axis by axis by a triangle as wide as a new pixel, at least two old ones: the oracle of `resize`."""
+    for axis, new in enumerate(size, 1):
+        old = image.shape[axis]
+        scale, centres = max(old / new, 1), (torch.arange(new) + 0.5) * old / new
+        weights = (1 - (torch.arange(old) + 0.5 - centres[:, None]).abs() / scale).clamp(min=0)
+        image = torch.tensordot(image, weights / weights.sum(1, keepdim=True), ([axis], [1])).movedim(-1, axis)
+    return image
+
+
+extents = st.sampled_from([1, 1, 2, 5, 9])
+
+
+@settings(max_examples=80, deadline=None)
+@given(pairs=st.lists(st.tuples(extents, extents), min_size=1, max_size=3), channels=st.integers(1, 3))
+def test_resize_is_a_filter_along_each_axis_also_of_one_pixel(pairs, channels):
+    old, new = zip(*pairs, strict=True)
+    torch.manual_seed(0)
+    image = torch.rand(channels, *old)
+    assert torch.allclose(resize(image, new), filtered(image, new), atol=1e-5)
+    assert torch.allclose(resize(torch.full_like(image, 0.3), new), torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 9), (7, 9, 1), (1, 1, 5), (1, 6)])
+def test_axes_of_one_voxel_survive_and_keep_their_extent(shape):
+    given_subject = Subject(
+        {"image": torch.rand(1, *shape)}, {"l": torch.ones(shape)}, Item("a", "a", frozenset()), (2.0,) * len(shape)
+    )
+    placement = place(shape, tuple(2 * n for n in shape))
+    fitted = fit(given_subject, placement, "majority")
+    extent = [space * n for space, n in zip(fitted.spacing, fitted.shape, strict=True)]
+    assert extent == pytest.approx([2.0 * n for n in shape])
+    assert restore(fitted.images["image"], placement).shape == (1, *shape)
+    assert (fitted.labels["l"] == 1).all()
+
+
 def test_labels_are_never_mixed():
     label = torch.zeros(20, 20, dtype=torch.int64)
     label[:, 10:] = 7

@@ -163,12 +163,24 @@ def resize(image: Tensor, size: Sequence[int]) -> Tensor:
     """
     if tuple(image.shape[1:]) == tuple(size):
         return image
+    if len(size) == 1 or min(*image.shape[1:], *size) == 1:
+        return _resize_axes(image, size)
     if len(size) == 2:
         return _interpolate(image[None], tuple(size))[0]
     depth, rest = size[0], tuple(size[1:])
     channels, planes = image.shape[:2]
     flat = resize(image.reshape(channels * planes, *image.shape[2:]), rest).reshape(channels, planes, -1)
     return _interpolate(flat[None], (depth, flat.shape[2]))[0].reshape(channels, depth, *rest)
+
+
+def _resize_axes(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes `(C, *S)` axis by axis, each as a row of pixels: the library's filter errs in pictures one pixel wide."""
+    for axis, extent in enumerate(size, 1):
+        if image.shape[axis] != extent:
+            rows = image.movedim(axis, -1)
+            resized = _interpolate(rows.reshape(1, -1, 1, rows.shape[-1]), (1, extent))
+            image = resized.reshape(*rows.shape[:-1], extent).movedim(-1, axis)
+    return image
 
 
 def _interpolate(image: Tensor, size: tuple[int, ...]) -> Tensor:
