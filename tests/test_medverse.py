@@ -367,3 +367,16 @@ def test_shipped_networks_paint_when_made_small(name):
     network = build(ROOT / f"configs/network/{name}.yaml", image_size=SIZE, widths=WIDTHS, blocks=2, code=12)
     assert torch.isfinite(network(*data()[:3])).all()
     assert torch.isfinite(network.loss(episode())["loss"])
+
+
+def test_normalised_units_keep_their_scale_however_large_the_weights():
+    torch.manual_seed(0)
+    image, context, target = torch.rand(1, 1, 16, 16), torch.rand(1, 2, 1, 16, 16), torch.rand(1, 2, 1, 16, 16)
+    sizes = {}
+    for normalise in (False, True):
+        network = Medverse([16, 16], widths=(8, 16), blocks=2, code=8, normalise=normalise)
+        for name, weight in network.named_parameters():
+            if name.endswith(("first.weight", "second.weight")):
+                weight.data.mul_(100)
+        sizes[normalise] = network(image, context, target).abs().max().item()
+    assert sizes[True] < 1e3 < sizes[False]

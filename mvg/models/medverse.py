@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mvg.episode import Episode, Pair, check_shapes
 from mvg.models.base import Ask, InContextModel
 from mvg.models.blockwise import BlockwiseFusion, Fusion, Grouping, Offer, sincos_position
+from mvg.models.residual import ResidualUnit
 from mvg.models.streams import ContextUNet, TargetDecoder, TargetEncoder, channels_last
 from mvg.objective import Objective
 
@@ -69,6 +70,8 @@ class Medverse(InContextModel):
         checkpointing: Recomputes convolutions in the backward pass to save memory.
         copy: Adds the query, times a learned factor in (0, 1) for each voxel, to the paint, so that restoring an image
             is correcting it; an untrained network paints about the query itself. The released networks do not.
+        normalise: Group normalisation in every residual unit. The released networks have none and learn at rates of
+            1e-5; without it, the rates with which a small network learns in an hour make it diverge.
     """
 
     position: Tensor
@@ -89,6 +92,7 @@ class Medverse(InContextModel):
         objective: Objective | None = None,
         checkpointing: bool = False,
         copy: bool = False,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
         self.image_size, self.in_channels, self.out_channels = tuple(image_size), in_channels, out_channels
@@ -102,9 +106,10 @@ class Medverse(InContextModel):
         self.mini_context, self.gradient, self.keep = mini_context, gradient, keep
         self.objective = objective or Objective(beta=1.0, power=3, regression=50.0, label_regression=50.0)
         make = partial(BlockwiseFusion, blocks=blocks, grouping=grouping, code=code) if self.blockwise else Fusion
-        self.target_encoder = TargetEncoder(dims, in_channels, widths, checkpointing)
-        self.context_unet = ContextUNet(dims, in_channels + out_channels, widths, make, checkpointing)
-        self.target_decoder = TargetDecoder(dims, out_channels, widths, make, checkpointing, copy)
+        unit = partial(ResidualUnit, dims, checkpointing=checkpointing, normalise=normalise)
+        self.target_encoder = TargetEncoder(dims, in_channels, widths, unit)
+        self.context_unet = ContextUNet(dims, in_channels + out_channels, widths, make, unit)
+        self.target_decoder = TargetDecoder(dims, out_channels, widths, make, unit, copy)
         if self.blockwise:
             self.register_buffer("position", sincos_position(blocks, code, dims))
             self.target_code = nn.Parameter(0.1 * torch.randn(code))

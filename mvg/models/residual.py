@@ -1,6 +1,8 @@
-"""Parts of convolutional networks for volumes: no norms, few passes over memory, channels last."""
+"""Parts of convolutional networks for volumes: few passes over memory, channels last."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +54,14 @@ class ResidualUnit(nn.Module):
         dims: 2 or 3.
         width: Channels.
         checkpointing: Recomputes the unit in the backward pass to save memory.
+        normalise: Group normalisation, 16 channels a group, after each convolution.
     """
 
-    def __init__(self, dims: int, width: int, checkpointing: bool = False) -> None:
+    def __init__(self, dims: int, width: int, checkpointing: bool = False, normalise: bool = False) -> None:
         super().__init__()
         self.first, self.second = conv(dims, width, width, 3), conv(dims, width, width, 3)
+        norms = [nn.GroupNorm(max(1, width // 16), width) if normalise else nn.Identity() for _ in range(2)]
+        self.norm_first, self.norm_second = norms
         self.checkpointing = checkpointing
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -67,8 +72,8 @@ class ResidualUnit(nn.Module):
         return self._run(maps)
 
     def _run(self, maps: Tensor) -> Tensor:
-        hidden = activate(self.first(maps))
-        return activate(self.second(hidden).add_(maps))
+        hidden = activate(self.norm_first(self.first(maps)))
+        return activate(self.norm_second(self.second(hidden)).add_(maps))
 
 
 class Up(nn.Module):
@@ -88,3 +93,7 @@ class Up(nn.Module):
         mode = "bilinear" if maps.ndim == 4 else "trilinear"
         large = F.interpolate(self.deep(maps), scale_factor=2, mode=mode, align_corners=False)
         return large.add_(self.skip(skip))
+
+
+MakeUnit = Callable[[int], ResidualUnit]
+"""Makes the residual unit of a stage from its channels."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mvg.models.blockwise import Fusion, Offer
-from mvg.models.residual import Pointwise, ResidualUnit, Up
+from mvg.models.residual import MakeUnit, Pointwise, Up
 from mvg.models.stem import conv
 
 MakeFusion = Callable[[int], Fusion]
@@ -32,13 +32,13 @@ class TargetEncoder(nn.Module):
         dims: 2 or 3.
         inputs: Channels of images.
         widths: Channels of each stage.
-        checkpointing: Recomputes convolutions in the backward pass.
+        unit: Makes the residual unit of a stage.
     """
 
-    def __init__(self, dims: int, inputs: int, widths: Sequence[int], checkpointing: bool) -> None:
+    def __init__(self, dims: int, inputs: int, widths: Sequence[int], unit: MakeUnit) -> None:
         super().__init__()
         self.embed = Pointwise(inputs, widths[0])
-        self.units = nn.ModuleList(ResidualUnit(dims, width, checkpointing) for width in widths[:-1])
+        self.units = nn.ModuleList(unit(width) for width in widths[:-1])
         self.downs = nn.ModuleList(conv(dims, fine, coarse, 4, 2) for fine, coarse in pairwise(widths))
 
     def forward(self, image: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -59,17 +59,17 @@ class ContextUNet(nn.Module):
         inputs: Channels of an image and its target.
         widths: Channels of each stage.
         fusion: Makes the fusion of a stage.
-        checkpointing: Recomputes convolutions in the backward pass.
+        unit: Makes the residual unit of a stage.
     """
 
-    def __init__(self, dims: int, inputs: int, widths: Sequence[int], fusion: MakeFusion, checkpointing: bool) -> None:
+    def __init__(self, dims: int, inputs: int, widths: Sequence[int], fusion: MakeFusion, unit: MakeUnit) -> None:
         super().__init__()
         self.embed = Pointwise(inputs, widths[0])
-        self.units = nn.ModuleList(ResidualUnit(dims, width, checkpointing) for width in widths)
+        self.units = nn.ModuleList(unit(width) for width in widths)
         self.fusions = nn.ModuleList(fusion(width) for width in widths[:-1])
         self.downs = nn.ModuleList(conv(dims, fine, coarse, 4, 2) for fine, coarse in pairwise(widths))
         self.ups = nn.ModuleList(Up(coarse, fine) for fine, coarse in reversed(list(pairwise(widths))))
-        self.up_units = nn.ModuleList(ResidualUnit(dims, width, checkpointing) for width in reversed(widths[:-1]))
+        self.up_units = nn.ModuleList(unit(width) for width in reversed(widths[:-1]))
 
     def offers(self, features: Sequence[Tensor], place: Tensor) -> list[Offer]:
         """Prepares the query's maps at `place` for being read: once, whatever the number of examples."""
@@ -121,7 +121,7 @@ class TargetDecoder(nn.Module):
         outputs: Channels of targets.
         widths: Channels of each stage.
         fusion: Makes the fusion of a stage.
-        checkpointing: Recomputes convolutions in the backward pass.
+        unit: Makes the residual unit of a stage.
         copy: Adds the query, times a factor in (0, 1) for each voxel, to the paint.
     """
 
@@ -131,15 +131,15 @@ class TargetDecoder(nn.Module):
         outputs: int,
         widths: Sequence[int],
         fusion: MakeFusion,
-        checkpointing: bool,
+        unit: MakeUnit,
         copy: bool = False,
     ) -> None:
         super().__init__()
         order = list(reversed(widths))
-        self.units = nn.ModuleList(ResidualUnit(dims, width, checkpointing) for width in order)
+        self.units = nn.ModuleList(unit(width) for width in order)
         self.fusions = nn.ModuleList(fusion(width) for width in order)
         self.ups = nn.ModuleList(Up(coarse, fine) for coarse, fine in pairwise(order))
-        self.last, self.paint = ResidualUnit(dims, order[-1], checkpointing), Pointwise(order[-1], outputs)
+        self.last, self.paint = unit(order[-1]), Pointwise(order[-1], outputs)
         self.gate = Pointwise(order[-1], outputs) if copy else None
         if self.gate is not None:
             for part in (self.paint, self.gate):
