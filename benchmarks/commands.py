@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import challenger, records
+from benchmarks.case_pictures import draw_cases
+from benchmarks.entrant import Precision
 from benchmarks.entrants import find_entrant
+from benchmarks.run_facts import note_pass
 from benchmarks.runner import Run, blocks
 from benchmarks.runner import run as run_blocks
 from benchmarks.suite import list_cases, load_suite, write_cases
@@ -51,13 +54,16 @@ def run(
     datasets: list[str] | None = None,
     shots: list[int] | None = None,
     draws: int | None = None,
-    limit: int | None = None,
+    cases: int | None = None,
     rank: int = 0,
     ranks: int = 1,
     device: str = "cpu",
     slices: int | None = None,
     answers: Path | None = None,
     case_list: Path | None = None,
+    tasks: list[str] | None = None,
+    precision: Precision = "32",
+    pictures: bool = True,
 ) -> None:
     """Scores one entrant on a suite: one record for each case, metric, number of examples and draw of them.
 
@@ -75,23 +81,31 @@ def run(
         datasets: Only these data sets of the suite.
         shots: Numbers of examples; by default those of the suite.
         draws: Number of draws of the examples; by default that of the suite.
-        limit: Ask the first cases of every question only, to try things out.
+        cases: Ask the first cases of every question only. With this, fewer `draws` or fewer `shots` a run is quick:
+            `run.json` says so, tables mark it, and the same command without them asks what is missing.
         rank: Number of this process, from 0.
         ranks: Number of processes that share the work.
         device: Where the network runs, "cpu" or "cuda".
         slices: Largest number of slices that a pass of a 2D network sees of the examples; by default one for each.
         answers: Folder where the answers are kept, too.
         case_list: List of cases, instead of the one that the suite names.
+        tasks: Only these kinds of task, such as segmentation; for entrants that were made for them alone.
+        precision: "bf16" computes in bfloat16 where PyTorch deems it safe: several times as fast on new processors.
+        pictures: Draw the best, the median and the worst case of every task of a data set.
 
     Raises:
         ValueError: If options do not fit together, weights were trained on what is asked, or files are not those of the
             suite.
     """
     torch.manual_seed(0)
-    asked = find_entrant(weights, entrant, predictions, name, device, slices)
+    asked = find_entrant(weights, entrant, predictions, name, device, slices, precision)
+    asked.tasks = tuple(tasks or ())
     work = Run(load_suite(suite, case_list), asked, output, answers, rank, ranks)
-    todo = blocks(work.suite, asked, datasets, shots, draws, limit)
+    todo = blocks(work.suite, asked, datasets, shots, draws, cases)
     failures = run_blocks(work, todo)
+    note_pass(output, datasets, shots, draws, cases, f"{rank} of {ranks}")
+    if pictures and not rank:
+        draw_cases(work, todo)
     log.info("%s: %s answered, %d answers failed; records in %s", work.suite.name, asked.name, failures, work.file)
 
 

@@ -21,11 +21,13 @@ import pandas as pd
 import torch
 
 from benchmarks import records
-from benchmarks.entrants import Entrant, Trained, Trivial
+from benchmarks.entrant import Entrant
+from benchmarks.entrants import Trivial
 from benchmarks.runner import Run, blocks, run
 from benchmarks.scratch import FromScratch
 from benchmarks.suite import Suite, load_suite
 from benchmarks.summary import cell, interval, per_patient
+from benchmarks.trained import Trained
 from mvg.hub import shipped
 
 matplotlib.use("Agg")

@@ -9,9 +9,9 @@ rule of the data set; masks are uint8, 1 where the structure is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks.protocol import Mask, Truth
 from benchmarks.suite import Case, Question, Suite, SuiteSet, case_hash, files_of
+from benchmarks.surfaces import box_of
 from mvg.data.file_source import FileSource
+from mvg.data.geometry import resize, resize_labels
 from mvg.data.intensity import FullScale, Percentiles, normalise
 from mvg.data.location import Location, read_grid
 from mvg.data.readers import Picture, Volume, resample
@@ -36,6 +38,10 @@ from tasks.painting import marked
 
 SHOWN = 0.001
 """Share of a picture that a structure has to cover before the picture is an example of it."""
+KEPT = 2**28
+"""Voxels of the files that are kept for the next context of a question; two GiB with what they are compared with."""
+SHOWN_AT_ONCE = 96
+"""Examples and queries that are in use at once, which are kept however large they are."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +49,35 @@ class Example:
     """A case that is shown or asked.
 
     Attributes:
-        image: File of the image.
+        images: File of the image; one for each contrast where a question takes several at once.
         target: File of the mask or of the clean image.
         truth: What an answer is compared with.
         affine: `(4, 4)`, voxel indices to millimetres; None for pictures.
     """
 
-    image: Path
+    images: tuple[Path, ...]
     target: Path
     truth: Truth
     affine: NDArray[np.float64] | None
 
+    @property
+    def image(self) -> Path:
+        """File of the first image."""
+        return self.images[0]
+
+    @property
+    def shown(self) -> Path | tuple[Path, ...]:
+        """What an entrant is given."""
+        return self.images if len(self.images) > 1 else self.images[0]
+
+    @property
+    def size(self) -> int:
+        """Voxels of all its files together."""
+        return int(np.prod(self.truth.shape)) * (len(self.images) + 1)
+
     def remove(self) -> None:
         """Removes the files."""
-        for path in (self.image, self.target):
+        for path in (*self.images, self.target):
             path.unlink(missing_ok=True)
 
 
@@ -76,7 +97,7 @@ class Grid:
 
 
 class Inputs:
-    """Makes the files of the cases of one question.
+    """Makes the files of the cases of one question, and keeps those made last: all contexts ask the same cases.
 
     Args:
         suite: Gives the seed.
@@ -88,6 +109,8 @@ class Inputs:
         self.suite, self.question, self.folder = suite, question, folder
         self.held: SuiteSet = suite.sets[question.dataset]
         self.source: FileSource = self.held.source
+        self._made: dict[str, Example] = {}
+        self._shows: dict[tuple[str, int | None], bool] = {}
 
     @property
     def role(self) -> str:
@@ -107,31 +130,57 @@ class Inputs:
         case = self.suite.cases[self.question.dataset][0].case
         return 2 if isinstance(self._read(case, self.source.kinds()[1]), Picture) else 3
 
-    def make(self, case: Case, label: int | None = None, name: str = "") -> Example:
-        """Writes one case.
+    def make(self, case: Case, label: int | None = None) -> Example:
+        """Writes one case, if it is not there yet.
 
         Args:
             case: Which one.
             label: Class that the target shows, instead of the one that is asked for.
-            name: Beginning of the names of its files; that of the case by default.
 
         Raises:
             ValueError: If its files are not those of the list, or do not hold what is asked for.
         """
+        name = case.case if label is None else f"{case.case}@{label}"
+        found = self._made.pop(name, None) or self._write_case(case, label, name)
+        self._made[name] = found
+        total = sum(example.size for example in self._made.values())
+        for older in list(self._made)[:-SHOWN_AT_ONCE]:
+            if total <= KEPT:
+                break
+            total -= self._made[older].size
+            self._made.pop(older).remove()
+        return found
+
+    def _write_case(self, case: Case, label: int | None, name: str) -> Example:
         check_files(self.source, case)
         asked = self.question.asked
         if isinstance(asked, Segmentation | Detection):
             image, grid = self._image(case.case, self.role)
             shown = self._labels(case.case, asked.labels, self.role) == (label or self.question.label)
+            if isinstance(asked, Detection):
+                shown = fill_objects(shown, asked)
             truth = self._truth(grid, mask=shown)
-            return self._write(name or case.case, grid, image, shown.astype(np.uint8), truth)
+            return self._write(name, grid, [image], shown.astype(np.uint8), truth)
         pair, grid = self._degrade(case)
         if pair.target is None:
             raise ValueError(f"case {case.case!r} of {case.dataset} lacks the image that {self.question.name} asks for")
         clean = pair.target[0].numpy()
         hole = marked(pair).numpy() if isinstance(asked, Inpainting) else None
-        shown_image = pair.image[0].clamp(0, 1).numpy()
-        return self._write(name or case.case, grid, shown_image, clean, self._truth(grid, image=clean, hole=hole))
+        shown_images = pair.image[: self.question.inputs].clamp(0, 1).numpy()
+        return self._write(name, grid, shown_images, clean, self._truth(grid, image=clean, hole=hole))
+
+    def mismatch(self, examples: Sequence[Example]) -> list[Example]:
+        """Gives each example the target of the next one, stretched to its size: no pair belongs together."""
+        made = []
+        for example, other in zip(examples, [*examples[1:], *examples[:1]], strict=True):
+            is_label, size = example.truth.mask is not None, example.truth.shape
+            values = torch.from_numpy(np.ascontiguousarray(read_answer(other.target)))
+            moved = resize_labels(values, size) if is_label else resize(values[None].float(), size)[0]
+            path = self.folder / "mismatched" / f"{example.target.stem} {other.target.name}"
+            path.parent.mkdir(exist_ok=True)
+            write_grid(path, moved.numpy().astype(np.uint8 if is_label else np.float32), example.affine)
+            made.append(replace(example, target=path))
+        return made
 
     def holds(self, case: Case) -> bool:
         """Tells whether a case has the images and the label map that are needed, whatever they show."""
@@ -145,6 +194,12 @@ class Inputs:
         asked = self.question.asked
         if not self.holds(case) or not isinstance(asked, Segmentation | Detection):
             return self.holds(case)
+        key = (case.case, label)
+        if key not in self._shows:
+            self._shows[key] = self._shows_enough(case, asked, label)
+        return self._shows[key]
+
+    def _shows_enough(self, case: Case, asked: Segmentation | Detection, label: int | None) -> bool:
         shown = self._labels(case.case, asked.labels, self.role) == (label or self.question.label)
         least = SHOWN * shown.size if shown.ndim == 2 else 0
         return int(shown.sum()) >= max(self.source.min_pixels, least)
@@ -152,7 +207,8 @@ class Inputs:
     def _truth(
         self, grid: Grid, mask: Mask | None = None, image: NDArray[np.float32] | None = None, hole: Mask | None = None
     ) -> Truth:
-        return Truth(mask, image, hole, grid.spacing, "px" if grid.affine is None else "mm", self.held.tolerance)
+        length, boxes = "px" if grid.affine is None else "mm", isinstance(self.question.asked, Detection)
+        return Truth(mask, image, hole, grid.spacing, length, self.held.tolerance, boxes)
 
     def _read(self, case: str, role: str) -> Volume | Picture:
         files = files_of(self.source)[case]
@@ -163,15 +219,12 @@ class Inputs:
     def _image(self, case: str, role: str) -> tuple[NDArray[np.float32], Grid]:
         """Reads an image in [0, 1], and its grid."""
         found = self._read(case, role)
-        volume = isinstance(found, Volume)
-        rule = self.source.intensity.get(role, Percentiles() if volume else FullScale())
-        limits = rule.limits(found.values, None if isinstance(found, Volume) else found.full_scale)
         grid = (
             Grid(found.values.shape, found.affine, found.spacing)
             if isinstance(found, Volume)
             else Grid(found.values.shape, None, (1.0, 1.0))
         )
-        return normalise(found.values, limits), grid
+        return normalise(found.values, self._limits(role, found)), grid
 
     def _labels(self, case: str, role: str, reference: str) -> NDArray[Any]:
         """Reads a label map on the grid of an image."""
@@ -191,12 +244,10 @@ class Inputs:
         spec: Spec = asked.draw(Index([item]), self._generator(), training=False)
         roles = dict.fromkeys([*spec["query"], *(role for role in spec.get("inputs", ()) if role in item.keys)])
         labels = {role for role in roles if role in self.source.kinds()[0]}
-        read = {role: self._image(case.case, role) for role in roles if role not in labels}
-        grid = next(iter(read.values()))[1]
-        if len({found.shape for _, found in read.values()}) > 1:
-            raise ValueError(f"case {case.case!r}: {', '.join(read)} lie on different grids; resample them onto one")
-        images = {role: torch.from_numpy(np.ascontiguousarray(values))[None] for role, (values, _) in read.items()}
-        masks = {role: self._labels(case.case, role, next(iter(read))).astype(np.int64) for role in labels}
+        first = next(role for role in roles if role not in labels)
+        read, grid, box = self._on_one_grid(case.case, [role for role in roles if role not in labels])
+        images = {role: torch.from_numpy(np.ascontiguousarray(values))[None] for role, values in read.items()}
+        masks = {role: self._labels(case.case, role, first)[box].astype(np.int64) for role in labels}
         subject = Subject(
             images,
             {role: torch.from_numpy(np.ascontiguousarray(mask)) for role, mask in masks.items()},
@@ -206,18 +257,68 @@ class Inputs:
         spec = asked.complete(spec, [subject], self._generator())
         return asked.encode(subject, spec, self._generator(case.case)), grid
 
+    def _on_one_grid(
+        self, case: str, roles: Sequence[str]
+    ) -> tuple[dict[str, NDArray[np.float32]], Grid, tuple[slice, ...]]:
+        """Reads images on the grid of the first one, in the field of view that they share.
+
+        Returns:
+            The images in [0, 1], their grid, and which part of the first one it is.
+        """
+        read, grid = {roles[0]: self._image(case, roles[0])[0]}, self._image(case, roles[0])[1]
+        seen = np.ones(grid.shape, dtype=bool)
+        for role in roles[1:]:
+            found, onto = self._read(case, role), self._read(case, roles[0])
+            if isinstance(found, Volume) and isinstance(onto, Volume):
+                moved, field = resample(found, onto)
+                seen &= field
+                read[role] = normalise(moved.values, self._limits(role, found))
+            elif found.values.shape == grid.shape:
+                read[role] = self._image(case, role)[0]
+            else:
+                raise ValueError(f"case {case!r}: {role!r} has not the size of {roles[0]!r}; bring them to one size")
+        if not seen.any():
+            raise ValueError(f"case {case!r}: {', '.join(roles)} do not overlap; check their affines")
+        box = box_of(seen)
+        affine = None if grid.affine is None else grid.affine.copy()
+        if affine is not None:
+            affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+        inside = seen[box]
+        kept = {role: np.where(inside, values[box], 0).astype(np.float32) for role, values in read.items()}
+        return kept, Grid(inside.shape, affine, grid.spacing), box
+
+    def _limits(self, role: str, found: Volume | Picture) -> tuple[float, float]:
+        """The values of an image that become 0 and 1."""
+        rule = self.source.intensity.get(role, Percentiles() if isinstance(found, Volume) else FullScale())
+        return rule.limits(found.values, None if isinstance(found, Volume) else found.full_scale)
+
     def _generator(self, *names: str) -> np.random.Generator:
         words = (self.question.name, *names)
         return np.random.default_rng([self.suite.seed, *(zlib.crc32(word.encode()) for word in words)])
 
-    def _write(self, name: str, grid: Grid, image: NDArray[Any], target: NDArray[Any], truth: Truth) -> Example:
-        paths = [
-            self.folder / part / f"{name}{'.npy' if grid.affine is None else '.nii'}" for part in ("images", "targets")
-        ]
-        for path, values in zip(paths, (image, target), strict=True):
+    def _write(
+        self, name: str, grid: Grid, images: Sequence[NDArray[Any]], target: NDArray[Any], truth: Truth
+    ) -> Example:
+        file = f"{name}{'.npy' if grid.affine is None else '.nii'}"
+        folders = [f"images_{number}" if number else "images" for number in range(len(images))]
+        paths = [self.folder / part / file for part in (*folders, "targets")]
+        for path, values in zip(paths, (*images, target), strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_grid(path, values, grid.affine)
-        return Example(paths[0], paths[1], truth, grid.affine)
+        return Example(tuple(paths[:-1]), paths[-1], truth, grid.affine)
+
+
+def fill_objects(mask: Mask, asked: Detection) -> Mask:
+    """Fills the boxes around the objects of a mask `(*S)`, as the task paints them."""
+    image = torch.zeros(1, *mask.shape)
+    subject = Subject(
+        {"image": image}, {asked.labels: torch.from_numpy(mask.astype(np.int64))}, Item("", "", frozenset())
+    )
+    objects = type(asked)(labels=asked.labels, min_size=asked.min_size)
+    target = objects.encode(subject, {"inputs": ["image"], "class": 1, "highest": 1}, np.random.default_rng(0)).target
+    assert target is not None
+    filled: Mask = target[0].numpy() > 0
+    return filled
 
 
 def write_grid(path: Path, values: NDArray[Any], affine: NDArray[np.float64] | None) -> None:

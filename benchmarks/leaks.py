@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.entrants import Entrant
+from benchmarks.entrant import Entrant
 from benchmarks.suite import Case, SuiteSet, files_of
 from mvg.data.exposure import CASES, FILES, NAME, PATIENTS, fingerprint_name
 from mvg.data.location import fingerprint

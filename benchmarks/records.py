@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 from mvg.files import write_whole
 
@@ -203,14 +204,24 @@ def append(path: str | Path, records: Sequence[Record]) -> None:
     """
     with open(path, "a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        content = stream.read()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            stream.truncate(whole)
+        whole = _end_of_lines(stream)
+        stream.truncate(whole)
         stream.write(to_csv(records, header=not whole).encode())
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _end_of_lines(stream: BinaryIO) -> int:
+    """Returns where the last whole line of a file ends, without reading all of it."""
+    end = stream.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 2**16)
+        stream.seek(start)
+        found = stream.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def write(path: str | Path, records: Iterable[Record]) -> None:

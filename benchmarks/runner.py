@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import mvg
 from benchmarks import leaks, records
-from benchmarks.entrants import Entrant
+from benchmarks.entrant import Entrant
 from benchmarks.inputs import Example, Inputs, draw_context, workplace, write_grid
-from benchmarks.protocol import ABSENT, HOLE, IMAGE, METRICS, STRUCTURE, VERSION, score
+from benchmarks.protocol import ABSENT, DETECTION, HOLE, IMAGE, METRICS, STRUCTURE, VERSION, score
 from benchmarks.records import UNSEEN, Record
+from benchmarks.run_facts import describe
 from benchmarks.suite import Case, Question, Suite
-from mvg.data.cache import write_atomically
+from tasks import Detection, Segmentation, Synthesis
 
 log = logging.getLogger(__name__)
 
-RUN = "run.json"
-COMPLETE = tuple(map(set, (STRUCTURE, ABSENT, IMAGE, {**IMAGE, **HOLE})))
+MOST, LARGE = 32, 2**25
+"""Cases that are answered at once, and voxels of them that are enough."""
+COMPLETE = tuple(map(set, (STRUCTURE, DETECTION, ABSENT, IMAGE, {**IMAGE, **HOLE})))
 """The metrics that one answer can have; a row that lacks its companions was cut off by the end of a process."""
 
 
@@ -73,6 +74,11 @@ class Run:
         if not 0 <= self.rank < self.ranks:
             raise ValueError(f"`rank` must be from 0 to {self.ranks - 1} for {self.ranks} processes, got {self.rank}")
 
+    @cached_property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the data sets that are known to have trained the entrant."""
+        return leaks.trained_on(self.entrant, list(self.suite.sets.values()))
+
     @property
     def file(self) -> Path:
         """The records of this process."""
@@ -108,10 +114,20 @@ def blocks(
     made = []
     for question in suite.questions(datasets):
         cases = tuple(case for case in suite.cases[question.dataset] if case.split == "test")[:limit]
-        if entrant.swaps and (question.label is None or _other(suite, question) is None):
-            continue
-        made += [Block(question, shot, draw, cases) for shot, draw in places]
+        if entrant.answers_to(question):
+            made += [
+                Block(question, *place, cases) for place in places if _controls(suite, entrant, question, place[0])
+            ]
     return made
+
+
+def _controls(suite: Suite, entrant: Entrant, question: Question, shot: int) -> bool:
+    """Tells whether a control can be made: where the query alone does not say what is asked."""
+    if entrant.control == "swapped":
+        return question.label is not None and _other(suite, question) is not None
+    if entrant.control == "shuffled":
+        return shot > 1 and isinstance(question.asked, Segmentation | Detection | Synthesis)
+    return True
 
 
 def run(work: Run, todo: Sequence[Block]) -> int:
@@ -127,61 +143,29 @@ def run(work: Run, todo: Sequence[Block]) -> int:
     for name in dict.fromkeys(block.question.dataset for block in todo):
         asked = dict.fromkeys(case for block in todo if block.question.dataset == name for case in block.cases)
         leaks.check_leaks(work.entrant, work.suite.sets[name], asked)
-    _describe(work)
+    describe(work.output, work.suite, work.entrant)
     done = _resume(work)
     failures = 0
-    for number, block in enumerate(todo):
-        if number % work.ranks != work.rank:
-            continue
-        start = time.monotonic()
-        made = [record for each in _ask(work, block, done) for record in each]
-        failed = len({record.case for record in made if record.failure})
-        failures += failed
-        if made:
-            log.info(
-                "%d of %d: %s, %d examples, draw %d: %d cases, %d failures, %.0f s",
-                number + 1, len(todo), block.question.name, block.shot, block.draw,
-                len({record.case for record in made}), failed, time.monotonic() - start,
-            )  # fmt: skip
+    own = [(number, block) for number, block in enumerate(todo, 1) if (number - 1) % work.ranks == work.rank]
+    for _, group in groupby(own, lambda entry: entry[1].question.name):
+        with workplace() as folder:
+            blocks_of = list(group)
+            inputs = Inputs(work.suite, blocks_of[0][1].question, folder)
+            for number, block in blocks_of:
+                failures += _run_block(work, block, inputs, done, f"{number} of {len(todo)}")
     return failures
 
 
-def _describe(work: Run) -> None:
-    """Writes `run.json`, or checks that it speaks of the same suite and entrant."""
-    facts = {
-        "suite": work.suite.name,
-        "suite_hash": work.suite.hash,
-        "protocol": VERSION,
-        "entrant": work.entrant.name,
-        "entrant_hash": work.entrant.digest,
-        "trained_on": list(leaks.trained_on(work.entrant, list(work.suite.sets.values()))),
-    }
-    path = work.output / RUN
-    if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
-        if other := [name for name, value in facts.items() if before.get(name) != value]:
-            raise ValueError(
-                f"{path}: the folder holds another run ({other[0]} is {before.get(other[0])!r} there, "
-                f"{facts[other[0]]!r} here); name another output"
-            )
-        return
-    work.output.mkdir(parents=True, exist_ok=True)
-    environment = {
-        "mvg": mvg.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-    }
-    text = json.dumps({**facts, "environment": environment, "questions": _specs(work.suite)}, indent=2)
-    write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
-
-
-def _specs(suite: Suite) -> dict[str, Any]:
-    """Seed and tasks of a suite: what degradations are drawn from."""
-    return {"seed": suite.seed, "tasks": suite.content["tasks"]}
+def _run_block(work: Run, block: Block, inputs: Inputs, done: set[tuple[str | int, ...]], place: str) -> int:
+    """Asks a block and tells of it; returns the number of failures."""
+    start = time.monotonic()
+    made = [record for part in _ask(work, block, inputs, done) for record in part]
+    failed = len({record.case for record in made if record.failure})
+    if made:
+        cases = len({record.case for record in made})
+        words = f"{place}: {block.question.name}, {block.shot} examples, draw {block.draw}"
+        log.info("%s: %d cases, %d failures, %.1f s", words, cases, failed, time.monotonic() - start)
+    return failed
 
 
 def _resume(work: Run) -> set[tuple[str | int, ...]]:
@@ -200,57 +184,75 @@ def _resume(work: Run) -> set[tuple[str | int, ...]]:
     return whole
 
 
-def _ask(work: Run, block: Block, done: set[tuple[str | int, ...]]) -> Iterator[list[Record]]:
-    """Asks the cases of a block that are not recorded; yields the records of each once they are on the disk."""
+def _ask(work: Run, block: Block, inputs: Inputs, done: set[tuple[str | int, ...]]) -> Iterator[list[Record]]:
+    """Asks the cases of a block that are not recorded; yields the records of some once they are on the disk."""
     todo = [case for case in block.cases if _blank(work, block, case, "").key not in done]
-    if not todo:
+    todo = [case for case in todo if inputs.holds(case)]
+    shown = show(work.suite, work.entrant, block, inputs) if todo else None
+    if shown is None:
         return
-    with workplace() as folder:
-        inputs = Inputs(work.suite, block.question, folder)
-        todo = [case for case in todo if inputs.holds(case)]
-        shown = _show(work, block, inputs) if todo else None
-        if shown is None:
-            return
-        context_hash, fault = shown
-        for case in todo:
-            example = inputs.make(case)
-            start = time.monotonic()
-            answer, failure = (None, fault) if fault else _answer(work.entrant, example, case)
-            blank = replace(_blank(work, block, case, context_hash), seconds=round(time.monotonic() - start, 4))
-            made = _score(blank, example, answer, failure)
+    context_hash, fault = shown
+    for cases in _parts(inputs, todo):
+        examples, start = [inputs.make(case) for case in cases], time.monotonic()
+        answers = [(None, fault)] * len(cases) if fault else _answers(work.entrant, examples, cases)
+        seconds = round((time.monotonic() - start) / len(cases), 4)
+        made = []
+        for case, example, (answer, failure) in zip(cases, examples, answers, strict=True):
+            blank = replace(_blank(work, block, case, context_hash), seconds=seconds)
+            made += _score(blank, example, answer, failure)
             if work.answers is not None and answer is not None:
                 _keep(work.answers, block, example, answer)
-            records.append(work.file, made)
-            example.remove()
-            yield made
+        records.append(work.file, made)
+        yield made
 
 
-def _show(work: Run, block: Block, inputs: Inputs) -> tuple[str, str] | None:
+def _parts(inputs: Inputs, cases: Sequence[Case]) -> Iterator[list[Case]]:
+    """Divides cases into parts that are answered at once: many small ones, few large ones."""
+    part, size = list[Case](), 0
+    for case in cases:
+        part.append(case)
+        size += inputs.make(case).size
+        if size > LARGE or len(part) == MOST:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def show(suite: Suite, entrant: Entrant, block: Block, inputs: Inputs) -> tuple[str, str] | None:
     """Draws the context and shows it to the entrant.
 
     Returns:
         The hash of the context, and "" or the failure of all answers; None if too few training cases show what is
         asked for.
     """
-    question, entrant, suite = block.question, work.entrant, work.suite
+    question = block.question
     entrant.ask(question, inputs.dims, block.shot, block.draw)
     if not block.shot:
         return "", ""
-    other = _other(suite, question) if entrant.swaps else None
-    pool = [case for case in suite.cases[question.dataset] if case.split == "train"]
-    cases = draw_context(inputs, pool, block.shot, block.draw, other)
+    cases, examples = context_of(suite, block, inputs, entrant.control)
     if len(cases) < block.shot:
         log.warning("%s: %d training patients show it, %d are needed; left out", question.name, len(cases), block.shot)
         return None
     asked = {case.patient for case in block.cases}
     assert not any(case.patient in asked for case in cases)  # the list of cases was checked for it
-    examples = [inputs.make(case, other, f"context_{place}") for place, case in enumerate(cases)]
     try:
-        entrant.set_context([each.image for each in examples], [each.target for each in examples])
+        entrant.set_context([each.shown for each in examples], [each.target for each in examples])
     except Exception as error:
         log.warning("%s: %s cannot read the context (%s)", question.name, entrant.name, error)
         return hash_cases(cases), "error"
     return hash_cases(cases), ""
+
+
+def context_of(suite: Suite, block: Block, inputs: Inputs, control: str) -> tuple[list[Case], list[Example]]:
+    """Draws the cases of a context and makes their files; under a control these mislead."""
+    other = _other(suite, block.question) if control == "swapped" else None
+    pool = [case for case in suite.cases[block.question.dataset] if case.split == "train"]
+    cases = draw_context(inputs, pool, block.shot, block.draw, other)
+    if len(cases) < block.shot:
+        return cases, []
+    examples = [inputs.make(case, other) for case in cases]
+    return cases, inputs.mismatch(examples) if control == "shuffled" else examples
 
 
 def hash_cases(cases: Sequence[Case]) -> str:
@@ -268,14 +270,18 @@ def _other(suite: Suite, question: Question) -> int | None:
     return labels[(place + 1) % len(labels)] if len(labels) > 1 else None
 
 
-def _answer(entrant: Entrant, example: Example, case: Case) -> tuple[NDArray[Any] | None, str]:
-    """Asks one case; whatever an entrant raises is a failed answer, as it may be anybody's code."""
+def _answers(
+    entrant: Entrant, examples: Sequence[Example], cases: Sequence[Case]
+) -> list[tuple[NDArray[Any] | None, str]]:
+    """Asks cases together; if that fails, one by one. Whatever an entrant raises is a failed answer."""
     try:
-        answer = entrant(example.image)
+        return [(answer, "") for answer in entrant.answer([example.shown for example in examples])]
     except Exception as error:
-        log.warning("%s fails on case %s (%s: %s)", entrant.name, case.case, type(error).__name__, error)
-        return None, "error"
-    return answer, ""
+        if len(cases) > 1:
+            pairs = zip(examples, cases, strict=True)
+            return [answer for example, case in pairs for answer in _answers(entrant, [example], [case])]
+        log.warning("%s fails on case %s (%s: %s)", entrant.name, cases[0].case, type(error).__name__, error)
+        return [(None, "error")]
 
 
 def _score(blank: Record, example: Example, answer: NDArray[Any] | None, failure: str) -> list[Record]:
@@ -297,7 +303,7 @@ def _score(blank: Record, example: Example, answer: NDArray[Any] | None, failure
 def _blank(work: Run, block: Block, case: Case, context_hash: str) -> Record:
     """Makes the record of a case, metric and value aside."""
     question, held, entrant = block.question, work.suite.sets[block.question.dataset], work.entrant
-    known = leaks.trained_on(entrant, list(work.suite.sets.values()))
+    known = work.trained_on
     unseen = set(held.unseen_words(case.case)) | ({"dataset"} if known and held.name not in known else set())
     return Record(
         suite=work.suite.name,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.entrants import Entrant, digest
+from benchmarks.entrant import Entrant, Shown, digest, first_of
 from benchmarks.suite import Question
 from benchmarks.unet import Sample, Specialist, Specialty
 from mvg.data.augmentation import Augmentation
@@ -62,10 +62,10 @@ class FromScratch(Entrant):
             raise ValueError(f"{question.name} asks for no structure; a U-Net from scratch is trained for one")
         self.question, self.seed = question, zlib.crc32(f"{question.name} {shot} {draw}".encode())
 
-    def set_context(self, images: Sequence[Path], targets: Sequence[Path]) -> None:
+    def set_context(self, images: Sequence[Shown], targets: Sequence[Path]) -> None:
         """Trains on the examples."""
         assert self.question is not None
-        samples = ExampleSlices(self._subjects(images, targets), self.seed)
+        samples = ExampleSlices(self._subjects([first_of(image) for image in images], targets), self.seed)
         pl.seed_everything(self.seed, verbose=False)
         network = Specialist(Specialty("examples", self.question.name, self.question.asked, 2), 1, self.minutes)
         trainer = pl.Trainer(
@@ -80,10 +80,11 @@ class FromScratch(Entrant):
         trainer.fit(network.train(), DataLoader(samples, self.batch_size))
         self.network = network.eval()
 
-    def __call__(self, image: Path) -> NDArray[Any]:
+    def __call__(self, image: Shown) -> NDArray[Any]:
         """Answers one image, slice by slice."""
         assert self.network is not None
-        slices, axis = self._slices(image)
+        assert self.question is not None
+        slices, axis = read_slices(first_of(image), self.question.slices)
         found = []
         with torch.inference_mode(), torch.autocast(self.network.device.type, torch.bfloat16):
             for part in self._fit(slices).split(self.batch_size):
@@ -95,10 +96,11 @@ class FromScratch(Entrant):
         return answer
 
     def _subjects(self, images: Sequence[Path], targets: Sequence[Path]) -> list[Subject]:
-        made = []
+        assert self.question is not None
+        made, cut = [], self.question.slices
         for image, target in zip(images, targets, strict=True):
-            pictures = self._fit(self._slices(image)[0])
-            masks = (self._slices(target)[0] > 0.5).long()
+            pictures = self._fit(read_slices(image, cut)[0])
+            masks = (read_slices(target, cut)[0] > 0.5).long()
             for picture, mask in zip(pictures, masks, strict=True):
                 labels = {"labels": resize_labels(mask, (self.size, self.size))}
                 made.append(Subject({"image": picture}, labels, Item(image.name, image.name, frozenset())))
@@ -108,17 +110,17 @@ class FromScratch(Entrant):
         """Stretches slices `(n, H, W)` to `(n, 1, size, size)`."""
         return resize(slices, (self.size, self.size))[:, None]
 
-    def _slices(self, path: Path) -> tuple[Tensor, int | None]:
-        """Reads a picture as one slice, or cuts a volume; `(n, H, W)` and the axis."""
-        assert self.question is not None
-        if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))[None], None
-        found = read_grid(Location(path), labels=True)
-        assert isinstance(found, Volume)
-        axis = slicing_axis(found, self.question.slices)
-        assert axis is not None
-        values = torch.from_numpy(np.ascontiguousarray(found.values, dtype=np.float32))
-        return to_slices(values, axis).contiguous(), axis
+
+def read_slices(path: Path, slices: str) -> tuple[Tensor, int | None]:
+    """Reads a picture as one slice, or cuts a volume; `(n, H, W)` and the axis."""
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))[None], None
+    found = read_grid(Location(path), labels=True)
+    assert isinstance(found, Volume)
+    axis = slicing_axis(found, slices)
+    assert axis is not None
+    values = torch.from_numpy(np.ascontiguousarray(found.values, dtype=np.float32))
+    return to_slices(values, axis).contiguous(), axis
 
 
 class ExampleSlices(Dataset[Sample]):

@@ -25,7 +25,7 @@ from mvg.data.datasets.configuration import source_arguments
 from mvg.data.file_source import FileSource
 from mvg.data.location import fingerprint
 from mvg.task import Task
-from tasks import Detection, Segmentation
+from tasks import Detection, Segmentation, Synthesis
 
 CASE_COLUMNS = ("dataset", "case", "patient", "split", "sha256")
 _PLACES = ("root", "manifest", "cache")
@@ -73,10 +73,20 @@ class Question:
     slices: str = "auto"
 
     @property
+    def inputs(self) -> int:
+        """Number of images that are shown at once: of a synthesis from several contrasts more than one."""
+        return len(self.asked.sources or ()) if isinstance(self.asked, Synthesis) and self.asked.joint else 1
+
+    @property
     def name(self) -> str:
         """Name of the question, which is also that of a folder of answers; its parts keep letters, digits and dots."""
-        parts = (self.dataset, self.task, self.variant, self.structure)
-        return "/".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)
+        return name_of(self.dataset, self.task, self.variant, self.structure)
+
+
+def name_of(dataset: str, task: str, variant: str, structure: str) -> str:
+    """Names a question; see `Question.name`."""
+    parts = (dataset, task, variant, structure)
+    return "/".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts if part)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ from torch import Tensor
 MAX_PSNR = 100.0
 """PSNR in dB of identical images: a bound, so that means over cases stay finite."""
 
+_BLOCK = 64
+"""Pixels that are smoothed by one product of matrices."""
+
 
 def dice(predicted: Tensor, true: Tensor) -> float:
     """Returns the Dice coefficient of two masks, [0, 1].
@@ -99,19 +102,19 @@ def ssim(
     """
     similarity = ssim_map(painted, target, data_range, sigma)
     if mask is None:
-        similarity = _interior(similarity, _radius(sigma))
+        similarity = _interior(similarity, window_radius(sigma))
     return float(_inside(similarity, mask).mean())
 
 
 def ssim_map(painted: Tensor, target: Tensor, data_range: float = 1.0, sigma: float = 1.5) -> Tensor:
     """Returns the structural similarity around every pixel, `(C, *S)`, float64; see `ssim`."""
     first, second = _plain(painted, target), _plain(target, painted)
-    moments = torch.stack([first, second, first * first, second * second, first * second])
+    moments = torch.stack([first, second, first * first + second * second, first * second])
     for axis in range(2, moments.ndim):
         moments = _smooth(moments, axis, sigma)
-    mean, other, square, other_square, product = moments
+    mean, other, squares, product = moments
     luminance, contrast = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    variance = square - mean * mean + other_square - other * other
+    variance = squares - mean * mean - other * other
     similarity = (2 * mean * other + luminance) * (2 * (product - mean * other) + contrast)
     limit = (mean * mean + other * other + luminance) * (variance + contrast)
     return torch.div(similarity, limit)
@@ -209,27 +212,44 @@ def _inside(values: Tensor, mask: Tensor | None) -> Tensor:
     return values[:, mask.to("cpu", torch.bool)]
 
 
-def _radius(sigma: float) -> int:
+def window_radius(sigma: float = 1.5) -> int:
+    """Returns how many pixels the window of `ssim` reaches beyond its middle."""
     return int(3.5 * sigma + 0.5)
 
 
 @lru_cache(maxsize=16)
 def _kernel(sigma: float) -> tuple[float, ...]:
     """Gaussian weights from -radius to +radius, with sum 1."""
-    radius = _radius(sigma)
+    radius = window_radius(sigma)
     values = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
     return tuple(value / sum(values) for value in values)
 
 
 def _smooth(values: Tensor, axis: int, sigma: float) -> Tensor:
     """Convolves one axis with a Gaussian; beyond the border `a b c` goes on as `c b a`, however short the axis is."""
-    size, radius = values.shape[axis], _radius(sigma)
+    size, radius = values.shape[axis], window_radius(sigma)
     places = torch.arange(-radius, size + radius) % (2 * size)
     padded = values.index_select(axis, torch.minimum(places, 2 * size - 1 - places))
-    smooth = torch.zeros_like(values)
-    for offset, weight in enumerate(_kernel(sigma)):
-        smooth.add_(padded.narrow(axis, offset, size), alpha=weight)
+    smooth = torch.empty_like(values)
+    for start in range(0, size, _BLOCK):
+        length = min(_BLOCK, size - start)
+        part = padded.narrow(axis, start, length + 2 * radius)
+        if axis == values.ndim - 1:
+            made = part @ _band(length, sigma).T
+        else:
+            made = _band(length, sigma) @ part.flatten(axis + 1).flatten(0, axis - 1)
+        smooth.narrow(axis, start, length).copy_(made.view(*values.shape[:axis], length, *values.shape[axis + 1 :]))
     return smooth
+
+
+@lru_cache(maxsize=128)
+def _band(length: int, sigma: float) -> Tensor:
+    """The matrix that convolves `length + 2 * radius` values to `length` of them, float64."""
+    kernel = torch.tensor(_kernel(sigma), dtype=torch.float64)
+    band = torch.zeros(length, length + len(kernel) - 1, dtype=torch.float64)
+    for row in range(length):
+        band[row, row : row + len(kernel)] = kernel
+    return band
 
 
 def _interior(values: Tensor, radius: int) -> Tensor:

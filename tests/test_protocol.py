@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.spatial.distance import cdist
+from skimage.measure import label, marching_cubes, mesh_surface_area, regionprops
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from benchmarks.protocol import METRICS, Truth, diagonal, score, surface_distances, volume_error
+from benchmarks.protocol import METRICS, Truth, diagonal, score, volume_error
+from benchmarks.surfaces import cells_of, distances, hd95, nsd, piece_sizes, surface_scores
 
 
 def blobs(seed, shape=(9, 12, 10)):
@@ -46,15 +49,47 @@ def test_distances_equal_brute_force_and_monai(seed, spacing, tolerance):
     assert failure == ""
     there, back = brute_force(found, true, spacing)
     assert scores["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1e-6)
-    near = (there <= tolerance + 1e-9).sum() + (back <= tolerance + 1e-9).sum()
-    assert scores["nsd"] == pytest.approx(near / (len(there) + len(back)), abs=1e-6)
-    import torch
-
     pair = [torch.from_numpy(mask[None, None]).float() for mask in (found, true)]
     theirs = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
     assert scores["hd95"] == pytest.approx(float(theirs), rel=1e-5)
-    theirs = compute_surface_dice(*pair, [tolerance], include_background=True, spacing=spacing)
-    assert scores["nsd"] == pytest.approx(float(theirs), abs=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "rel"), [((9, 12, 10), 0.02), ((20, 24), 1e-5)])
+@pytest.mark.parametrize("seed", range(4))
+def test_area_weighted_surface_distance_equals_monai(shape, rel, seed):
+    """Public tables cut some ambiguous cells in 3D into other triangles; in 2D the outlines are the same."""
+    spacing, inner = (3.0, 1.0, 2.0)[: len(shape)], tuple(slice(1, -1) for _ in shape)
+    pair = [np.pad(mask[inner], 1) for mask in blobs(seed, shape)]
+    given = [torch.from_numpy(mask[None, None]) for mask in pair]
+    options = {"include_background": True, "spacing": spacing, "use_subvoxels": True}
+    theirs = float(compute_surface_dice(*given, [1.5], **options))
+    assert nsd(*pair, spacing, 1.5) == pytest.approx(theirs, rel=rel)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pieces_add_up_to_the_surface_of_the_whole_mesh(seed):
+    spacing, mask = (2.0, 1.0, 0.5), blobs(seed)[0]
+    vertices, faces, _, _ = marching_cubes(np.pad(mask, 1).astype(float), 0.5, spacing=spacing, method="lorensen")
+    assert piece_sizes(spacing)[cells_of(mask)].sum() == pytest.approx(mesh_surface_area(vertices, faces), rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0.001, 0.4]))
+def test_distances_do_not_depend_on_how_they_are_searched(seed, share):
+    rng = np.random.default_rng(seed)
+    first, second = (rng.random((14, 16, 18)) < share for _ in range(2))
+    first[3, 4, 5] = second[9, 2, 7] = True
+    places = [np.argwhere(mask) * (2.0, 1.0, 0.5) for mask in (first, second)]
+    assert distances(first, second, (2.0, 1.0, 0.5)) == pytest.approx(cdist(*places).min(1))
+
+
+def test_area_counts_not_voxels():
+    """A plate of thick voxels that is half covered: its rim has many voxels and little area."""
+    plate = np.zeros((3, 22, 22), bool)
+    plate[1, 1:21, 1:21] = True
+    moved = np.roll(plate, 1, 0)
+    assert nsd(plate, plate, (5, 1, 1), 0.0) == 1
+    assert nsd(plate, moved, (5, 1, 1), 4.0) < nsd(plate, moved, (5, 1, 1), 5.0) == 1
 
 
 @settings(max_examples=20, deadline=None)
@@ -161,4 +196,59 @@ def test_wholly_dark_images_are_scored_on_all_pixels():
 
 def test_masks_of_two_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
-        surface_distances(np.zeros((2, 2), bool), np.zeros((2, 3), bool), (1, 1))
+        surface_scores(np.zeros((2, 2), bool), np.zeros((2, 3), bool), (1, 1), 1, 1)
+
+
+def test_surfaces_of_nothing():
+    nothing, dot = np.zeros((3, 3), bool), np.eye(3, dtype=bool)
+    assert [nsd(a, b, (1, 1), 1) for a, b in ((nothing, nothing), (dot, nothing), (nothing, dot))] == [1, 0, 0]
+    assert [hd95(a, b, (1, 1), 9) for a, b in ((nothing, nothing), (dot, nothing), (nothing, dot))] == [0, 9, 9]
+
+
+def brute_force_boxes(painted, true):
+    """Boxes by scikit-image, overlaps by counting pixels, precision at every recall."""
+    found = sorted(regionprops(label(painted > 0.5, connectivity=1), painted), key=lambda r: -r.intensity_mean)
+    free, points, hits = regionprops(label(true, connectivity=1)), [], 0
+    grids = np.zeros((2, *true.shape), bool)
+    for rank, region in enumerate(found, 1):
+        shares = []
+        for other in free:
+            grids[:] = False
+            grids[0][region.slice], grids[1][other.slice] = True, True
+            shares.append((grids[0] & grids[1]).sum() / (grids[0] | grids[1]).sum())
+        if shares and max(shares) >= 0.5:
+            free.pop(int(np.argmax(shares)))
+            hits += 1
+        points.append((hits, hits / rank))
+    count = hits + len(free)
+    area = [max((p for h, p in points if h >= level), default=0) for level in range(1, count + 1)]
+    return {"ap50": np.mean(area), "sensitivity": hits / count, "precision": hits / len(found)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_detection_equals_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    painted, true = np.zeros((60, 60), np.float32), np.zeros((60, 60), bool)
+    for row in range(2, 60, 12):
+        for column in range(2, 60, 12):
+            shift, value = rng.integers(0, 4, 2), rng.uniform(0.3, 1)
+            true[row : row + 8, column : column + 8] |= rng.random() < 0.6
+            painted[row + shift[0] : row + 9, column + shift[1] : column + 9] = value * (rng.random() < 0.7)
+    scores, failure = score(painted, dataclasses.replace(structure(true, (1.0, 1.0)), boxes=True))
+    assert failure == ""
+    expected = brute_force_boxes(painted, true)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    assert 0 <= scores["box_iou"] <= 1
+
+
+def test_edge_cases_of_detection_follow_the_table():
+    box, nothing = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    box[2:6, 3:7] = True
+    truth = dataclasses.replace(structure(box, (1.0, 1.0)), boxes=True)
+    assert score(box.astype(np.uint8), truth) == (
+        {name: 1.0 for name in ("ap50", "sensitivity", "precision", "box_iou")},
+        "",
+    )
+    assert score(nothing, truth)[1] == score(box * 0.4, truth)[1] == "missed"
+    assert set(score(None, truth)[0].values()) == {0.0}
+    assert score(box * 1.0, dataclasses.replace(truth, mask=nothing)) == ({"false_alarm": 1.0}, "alarm")

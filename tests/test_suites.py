@@ -162,7 +162,7 @@ def test_weights_are_not_asked_what_trained_them(suite, tmp_path, trained):
     folder = network(tmp_path / "run/weights", {"mine": exposure(source)})
     if trained == "p0":
         assert {"scans"} == set(
-            bench(suite, tmp_path / "out", "--weights", folder, "--datasets", "[scans]", "--limit", "1")[0].trained_on
+            bench(suite, tmp_path / "out", "--weights", folder, "--datasets", "[scans]", "--cases", "1")[0].trained_on
         )
         return
     with pytest.raises(SystemExit):

@@ -46,6 +46,7 @@ class Content:
         pictures: Pictures of cases.
         facts: Counts for the heading, such as "cases": 120.
         provenance: What must be known to make the page again, name to text.
+        quick: Entrants that were asked only a part of the suite.
     """
 
     title: str
@@ -54,6 +55,7 @@ class Content:
     pictures: Sequence[Picture]
     facts: Mapping[str, int]
     provenance: Mapping[str, str]
+    quick: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------------- overall
@@ -83,18 +85,19 @@ def overall_card(orders: Sequence[Overall], content: Content, colour: Mapping[st
         leading = order is content.overall[0]
         identifier = "overall" if leading else slug(f"overall-{order.suite}-{order.protocol}-{order.shot}")
         boards = [board for board in own if board.shot == order.shot]
-        parts.append(f'<div data-shot="{order.shot}">{_overall_table(identifier, order, colour)}')
+        parts.append(f'<div data-shot="{order.shot}">{_overall_table(identifier, order, colour, content.quick)}')
         parts.append(f"{_matrix(f'{identifier}-matrix', boards, order, colour)}</div>")
     return "".join([*parts, "</section>"])
 
 
-def _overall_table(identifier: str, order: Overall, colour: Mapping[str, int]) -> str:
+def _overall_table(identifier: str, order: Overall, colour: Mapping[str, int], quick: Sequence[str]) -> str:
     places = order.places
     start, end = min(p.score_low for p in places), max(p.score_high for p in places)
     rows = []
     for place in places:
         shade = colour[place.entrant] % COLOURS
         flags = ["incomplete"] if place.boards < order.boards else []
+        flags += ["quick"] if place.entrant in quick else []
         flags += [f"trained on {place.contaminated} of the sets"] if place.contaminated else []
         cells = [
             cell_of(rank_text(place.rank, place.rank_low, place.rank_high), place.rank, "rank"),

@@ -26,6 +26,7 @@ from benchmarks.leaderboard.elements import title
 from benchmarks.leaderboard.page import page
 from benchmarks.overall import Overall, overall
 from benchmarks.records import Record, digest, from_csv, unique
+from benchmarks.run_facts import RUN, is_quick
 from benchmarks.standings import Board, boards
 from benchmarks.summary import cell
 from mvg.files import write_whole
@@ -76,8 +77,10 @@ def build(
         raise ValueError(f"`samples` must be at least 100 for 95 % intervals, got {samples}")
     records = read_results(results)
     made = boards(records, samples, seed)
-    pictures = [picture for folder in results for picture in read_pictures(folder)]
-    content = Content(title, made, overall(made), pictures, counts(records), provenance(records, samples, seed))
+    pictures = [picture for folder in folders_of(results) for picture in read_pictures(folder)]
+    quick = quick_entrants(results)
+    facts = provenance(records, samples, seed) | ({"asked only a part of the suite": ", ".join(quick)} if quick else {})
+    content = Content(title, made, overall(made), pictures, counts(records), facts, quick)
     texts = {"leaderboard.html": page(content), "leaderboard.md": markdown(content)}
     texts |= {name: table.to_csv(index=False) for name, table in tables(made, content.overall).items()}
     write_whole({output / name: text.encode() for name, text in texts.items()})
@@ -136,6 +139,22 @@ def read_pictures(folder: Path) -> list[Picture]:
         facts = {str(name): str(value) for name, value in entry.items()}
         pictures.append(Picture(facts, base64.b64encode(content).decode()))
     return pictures
+
+
+def folders_of(results: Iterable[Path]) -> list[Path]:
+    """Lists folders of results, and those inside of them that hold records or pictures of their own."""
+    found: dict[Path, None] = {}
+    for path in results:
+        inner = [*path.rglob(RUN), *path.rglob(f"{PICTURES}/{INDEX}")] if path.is_dir() else []
+        folders = [each.parent if each.name == RUN else each.parents[1] for each in sorted(inner)]
+        found |= dict.fromkeys([path, *folders])
+    return list(found)
+
+
+def quick_entrants(results: Iterable[Path]) -> list[str]:
+    """Names the entrants of runs that asked less than their suite holds, as far as `run.json` says."""
+    folders = [folder for folder in folders_of(results) if is_quick(folder)]
+    return sorted({str(json.loads((folder / RUN).read_text("utf-8"))["entrant"]) for folder in folders})
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:

@@ -91,6 +91,7 @@ METHOD = {
     "the last place where it has none, so that leaving something out never helps.",
     "Failures": "Answers that count with the worst value: nothing painted, something painted where nothing is, or "
     "an unusable file.",
+    "Quick": "Of the suite only the first cases, or fewer draws or numbers of examples, were asked; the run can go on.",
     "Trained on": "The model declares the data set among those that trained it. Boards never mix protocols or suites.",
 }
 

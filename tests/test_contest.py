@@ -1,0 +1,72 @@
+"""The command for whole comparisons: what it would run, and that nothing is done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import contest
+from benchmarks.contest import OURS, UNETS, Contest, contestants, names
+from benchmarks.entrants import CONTROLS, TRIVIAL
+from mvg.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def entered(tmp_path, monkeypatch):
+    """A contest whose commands are noted instead of run."""
+    monkeypatch.chdir(ROOT)
+    made = Contest(tmp_path, 0.5, Path("configs/suites/open_small.yaml"), ["--draws", "2"], "bf16", 1)
+    made.costs.seconds, made.costs.ratios = 0.1, {OURS: 1.0, "painter": 1.5, "universeg": 2.0}
+    commands = []
+    monkeypatch.setattr(contest, "_mvg", lambda words: commands.append([str(word) for word in words]))
+    return made, commands
+
+
+@pytest.mark.parametrize("name", ["lvm", "ours-denoising"])
+def test_entrants_are_configurations_that_can_be_read(name, entered, capsys, monkeypatch):
+    monkeypatch.setenv("MVG_DATA", "data")
+    with pytest.raises(SystemExit):
+        main(["fit", *entered[0].options(name), "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    base = yaml.safe_load((ROOT / "configs/data/real.yaml").read_text())
+    assert set(config["data"]["sources"]) == set(base["sources"])
+    for part, weight in contestants()[name].weights.items():
+        assert config["data"]["weights"][part] == weight
+    assert config["data"]["weights"]["nerve"] == base["weights"]["nerve"]
+
+
+def test_specialists_learn_one_kind_and_are_asked_it_alone():
+    found = contestants()
+    for kind, own in contest.KINDS.items():
+        entry = found[f"{OURS}-{kind}"]
+        assert entry.tasks == (kind,)
+        assert set(entry.weights) == {name for names in contest.KINDS.values() for name in names} - set(own)
+    assert set(names()) == {*TRIVIAL, *found, UNETS}
+
+
+def test_equal_compute_becomes_steps_and_is_trained_once(entered):
+    made, commands = entered
+    for _ in range(2):
+        made.enter("painter")
+    trained = [words for words in commands if words[0] == "fit"]
+    assert len(trained) == 1
+    assert "--trainer.max_steps=200" in trained[0]
+    assert "--resume" in trained[0]
+    assert json.loads((made.output / "painter/trained.json").read_text())["steps"] == 200
+    made.minutes = 1.0
+    with pytest.raises(ValueError, match=r"0\.5 minutes"):
+        made.enter("painter")
+
+
+def test_ours_is_asked_with_its_controls_and_all_are_quick_where_asked(entered):
+    made, commands = entered
+    made.enter(OURS)
+    made.enter("universeg")
+    asked = [words for words in commands if words[0] == "benchmark"]
+    assert all(words[words.index("--draws") + 1] == "2" for words in asked)
+    assert [words[words.index("--entrant") + 1] for words in asked if "--entrant" in words] == list(CONTROLS)
+    assert json.loads(asked[-1][asked[-1].index("--tasks") + 1]) == ["segmentation"]
+    assert len({words[words.index("--output") + 1] for words in asked}) == len(asked) == 4

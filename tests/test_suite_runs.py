@@ -1,0 +1,157 @@
+"""Runs of suites: controls, several contrasts at once, boxes, quick runs that go on, pictures."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+from test_suites import bench, network, suite, write_nifti  # noqa: F401
+
+from benchmarks import records
+from benchmarks.entrants import Trivial
+from benchmarks.inputs import Inputs, read_answer, workplace
+from benchmarks.leaderboard.command import quick_entrants, read_pictures
+from benchmarks.run_facts import is_quick
+from benchmarks.runner import Run, blocks, context_of, run
+from benchmarks.suite import load_suite
+from mvg.cli import main
+
+
+class Noted(Trivial):
+    """Notes what it is shown; answers with the mean of the targets."""
+
+    def __init__(self, control=""):
+        super().__init__("mean")
+        self.control, self.seen = control, []
+
+    def set_context(self, images, targets):
+        super().set_context(images, targets)
+        self.seen.append((images, [read_answer(target) for target in targets]))
+
+
+def changed(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+    return path
+
+
+def test_shuffled_pairs_have_the_targets_of_others_and_nothing_else_changes(suite, tmp_path):  # noqa: F811
+    read, entrant = load_suite(suite), Noted("shuffled")
+    todo = blocks(read, entrant)
+    assert {(block.question.task, block.shot) for block in todo} == {("segmentation", 2)}
+    block = next(block for block in todo if block.question.structure == "ball" and not block.draw)
+    with workplace() as folder:
+        inputs = Inputs(read, block.question, folder)
+        cases, pairs = context_of(read, block, inputs, "")
+        same, moved = context_of(read, block, inputs, "shuffled")
+        assert cases == same
+        assert [pair.images for pair in pairs] == [pair.images for pair in moved]
+        for pair, other in zip(moved, [*pairs[1:], *pairs[:1]], strict=True):
+            assert np.array_equal(read_answer(pair.target), read_answer(other.target))
+            assert np.allclose(nibabel.load(pair.target).affine, pair.affine)
+
+
+def test_the_shuffled_control_of_weights_is_an_entrant_of_its_own(suite, tmp_path):  # noqa: F811
+    folder = network(tmp_path / "run/weights")
+    found = bench(suite, tmp_path / "out", "--weights", folder, "--entrant", "shuffled", "--draws", "1")
+    assert {(record.entrant, record.shot) for record in found} == {("run, shuffled", 2)}
+    assert not {record.failure for record in found} & {"error", "invalid", "unanswered"}
+
+
+@pytest.fixture
+def joint(suite, tmp_path):  # noqa: F811
+    """The suite with a second and a third contrast; the second one lies on another grid."""
+    for number in range(7):
+        values = nibabel.load(tmp_path / f"scans/images/p{number}.nii.gz").get_fdata(dtype=np.float32)
+        write_nifti(tmp_path / f"scans/wet/p{number}.nii.gz", 200 - values[:, :12])
+        write_nifti(tmp_path / f"scans/dry/p{number}.nii.gz", values**2)
+    changed(
+        suite,
+        "name: tiny-scans",
+        "name: tiny-scans\n        roles: {image: images, labels: labels, wet: wet, dry: dry}",
+    )
+    entry = (
+        "joint: {class_path: tasks.Synthesis, variants: {both: {sources: [image, wet], targets: [dry], joint: true}}}"
+    )
+    changed(suite, "tasks:\n", f"tasks:\n  {entry}\n")
+    changed(suite, "ask: {segmentation: {}, denoising: {}}", "ask: {joint: {}}")
+    main(["benchmark", "cases", "--suite", str(suite), "--overwrite", "true"])
+    return suite
+
+
+def test_several_contrasts_are_files_on_one_grid(joint):
+    read, entrant = load_suite(joint), Noted()
+    todo = [block for block in blocks(read, entrant, ["scans"], [2], 1)]
+    with workplace() as folder:
+        (question,) = {block.question.name: block.question for block in todo}.values()
+        example = Inputs(read, question, folder).make(todo[0].cases[0])
+        first, second = (read_answer(path) for path in example.shown)
+        assert first.shape == second.shape == example.truth.shape == (18, 12, 5)
+        assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < -0.9
+
+
+def test_networks_with_one_channel_answer_by_the_mean_of_contrasts(joint, tmp_path):
+    folder = network(tmp_path / "run/weights")
+    found = bench(joint, tmp_path / "out", "--weights", folder, "--datasets", "[scans]", "--draws", "1")
+    assert {record.metric for record in found} == {"psnr", "ssim", "mae"}
+    assert not [record for record in found if record.failure]
+    for kind in ("identity", "nearest"):
+        found = bench(joint, tmp_path / kind, "--entrant", kind, "--datasets", "[scans]", "--draws", "1")
+        assert not [record for record in found if record.failure]
+
+
+def test_boxes_are_asked_and_scored_by_average_precision(suite, tmp_path):  # noqa: F811
+    changed(suite, "tasks:\n", 'tasks:\n  detection: {class_path: tasks.Detection, variants: {"": {}}}\n')
+    changed(suite, "ask: {segmentation: {}, inpainting: {}}", "ask: {detection: {}}")
+    options = ("--datasets", "[pictures]", "--draws", "1")
+    found = bench(suite, tmp_path / "mean", "--entrant", "mean", *options)
+    assert {record.metric for record in found} == {"ap50", "sensitivity", "precision", "box_iou"}
+    assert {record.value for record in found if record.metric == "ap50"} == {1.0}
+    found = bench(suite, tmp_path / "net", "--weights", network(tmp_path / "run/weights"), *options)
+    assert not {record.failure for record in found} & {"error", "invalid", "unanswered"}
+
+
+def test_quick_runs_say_so_until_the_rest_is_asked(suite, tmp_path):  # noqa: F811
+    out, options = tmp_path / "results/mean", ("--entrant", "mean", "--pictures", "false")
+    some = bench(suite, out, *options, "--draws", "1", "--cases", "2", "--shots", "[2]")
+    assert is_quick(out)
+    assert quick_entrants([tmp_path / "results"]) == ["mean"]
+    every = bench(suite, out, *options)
+    assert not is_quick(out)
+    assert records.digest(every) == records.digest(bench(suite, tmp_path / "once", *options))
+    assert {(record.key, record.metric, record.value) for record in some} < {(r.key, r.metric, r.value) for r in every}
+
+
+def test_pictures_show_best_median_and_worst_with_examples(suite, tmp_path):  # noqa: F811
+    found = bench(suite, tmp_path / "out", "--entrant", "mean")
+    pictures = read_pictures(tmp_path / "out")
+    rows = {(r.dataset, r.task) for r in found if r.metric in ("dice", "psnr")}
+    assert {(p.facts["dataset"], p.facts["task"], p.facts["place"]) for p in pictures} == {
+        (*row, place) for row in rows for place in ("best", "median", "worst")
+    }
+    assert {p.facts["shot"] for p in pictures} == {"2"}
+    values = [
+        r.value
+        for r in found
+        if (r.dataset, r.task, r.metric, r.shot, r.draw) == ("scans", "segmentation", "dice", 2, 0)
+    ]
+    best = next(
+        p
+        for p in pictures
+        if (p.facts["dataset"], p.facts["task"], p.facts["place"]) == ("scans", "segmentation", "best")
+    )
+    assert best.facts["caption"] == f"dice {max(values):.3f}"
+    for entry in json.loads((tmp_path / "out/pictures/index.json").read_text()):
+        picture = Image.open(tmp_path / "out/pictures" / entry["file"])
+        assert picture.width > 7 * 60
+        assert (tmp_path / "out/pictures" / entry["file"]).stat().st_size < 60_000
+
+
+def test_answers_do_not_depend_on_how_many_are_asked_at_once(suite, tmp_path, monkeypatch):  # noqa: F811
+    read, made = load_suite(suite), []
+    for most in (1, 32):
+        monkeypatch.setattr("benchmarks.runner.MOST", most)
+        entrant = Trivial("nearest")
+        run(Run(read, entrant, tmp_path / str(most)), blocks(read, entrant))
+        made.append(records.digest(records.read(tmp_path / str(most))))
+    assert made[0] == made[1]
