@@ -1,14 +1,16 @@
-"""Cost of a window of volumes: against the public Neuroverse3D with the same weights, and by the number of examples."""
+"""Cost of volumes: against the public Neuroverse3D with the same weights, and by the number of examples and classes."""
 
 from __future__ import annotations
 
 import importlib
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,28 +18,42 @@ from benchmarks.measurements import BUDGET, SIDES, Goal, NotMeasuredError, Row, 
 from mvg.models import Medverse
 from mvg.models.medverse import ContextPair, VolumeMemory
 from mvg.models.medverse_import import from_neuroverse3d
+from mvg.next_scale import NextScale
+from mvg.prediction.scale_predictor import ScalePredictor
+from tasks import Segmentation
 
 STAGES = 5
 GAIN = 1.5
 """Factor on random weights of the comparison, so that answers vary by more than rounding."""
 
 
-class DrawnPairs:
-    """Context pairs that are drawn when they are asked for, the same each time.
+def drawn_volume(seed: int, side: int) -> Tensor:
+    """Draws a volume `(1, 1, side, side, side)` in [0, 1), the same each time."""
+    return torch.rand((1, 1, *[side] * 3), generator=torch.Generator().manual_seed(seed))
+
+
+class StoredPairs:
+    """Context pairs that are read from disk when they are asked for, the same each time.
 
     Args:
+        folder: Where the images lie, as `store_volumes` wrote them.
         number: How many.
-        side: Side of the volumes.
     """
 
-    def __init__(self, number: int, side: int) -> None:
-        self.number, self.side = number, side
+    def __init__(self, folder: str, number: int) -> None:
+        self.folder, self.number = Path(folder), number
 
     def __iter__(self) -> Iterator[ContextPair]:
-        """Draws one pair after another, images and targets `(1, 1, side, side, side)`."""
-        for seed in range(self.number):
-            image = torch.rand((1, 1, *[self.side] * 3), generator=torch.Generator().manual_seed(seed))
+        """Reads one pair after another, images and targets `(1, 1, side, side, side)`."""
+        for number in range(self.number):
+            image = torch.from_numpy(np.load(self.folder / f"{number}.npy")).float()
             yield image, (image > 0.5).float()
+
+
+def store_volumes(folder: str, number: int, side: int) -> None:
+    """Draws volumes and writes them in half precision."""
+    for seed in range(number):
+        np.save(Path(folder, f"{seed}.npy"), drawn_volume(seed, side).half().numpy())
 
 
 def public_network(reference: str | None, widths: list[int]) -> torch.nn.Module:
@@ -83,8 +99,8 @@ def window_work(kind: str, reference: str | None, width: int, side: int, pairs: 
         The work; it returns the answer `(1, 1, side, side, side)`.
     """
     public = public_network(reference, [width * 2**stage for stage in range(STAGES)])
-    context = list(DrawnPairs(pairs, side))
-    image, images, targets = context[0][0].flip(2), *(torch.stack(part, 1) for part in zip(*context, strict=True))
+    images = torch.stack([drawn_volume(seed, side) for seed in range(pairs)], 1)
+    image, targets = images[:, 0].flip(2), (images > 0.5).float()
     answer: Callable[..., Tensor] = partial(public, l=1)
     if kind == "ours":
         config, state = from_neuroverse3d(public.state_dict())
@@ -121,34 +137,72 @@ def measure_window(
     ]
 
 
-def stream_work(pairs: int, width: int, side: int) -> Work:
-    """Prepares answering a window by a Medverse after a stream of pairs; arguments as in `measure_pairs`."""
+def small_medverse(side: int, width: int) -> Medverse:
+    """Builds a Medverse with random weights for windows of `side`."""
+    if side % 64:
+        raise NotMeasuredError(f"skipped, as Medverse takes windows of multiples of 64, not of {side}")
     torch.manual_seed(0)
-    network = Medverse([side] * 3, widths=[width * 2**stage for stage in range(STAGES)], mini_context=1).eval()
-    memory, image = VolumeMemory(DrawnPairs(pairs, side)), torch.rand(1, 1, *[side] * 3)
-    return torch.inference_mode()(partial(network.answer, image, memory))
+    return Medverse([side] * 3, widths=[width * 2**stage for stage in range(STAGES)], mini_context=1).eval()
+
+
+def stream_work(folder: str, pairs: int, width: int, side: int) -> Work:
+    """Prepares answering a window by a Medverse after a stream of pairs; arguments as in `measure_pairs`."""
+    network, memory = small_medverse(side, width), VolumeMemory(StoredPairs(folder, pairs))
+    return torch.inference_mode()(partial(network.answer, drawn_volume(-1, side), memory))
 
 
 def measure_pairs(
     repeats: int, *, name: str, reference: str | None = None, width: int = 8, side: int = 64, pairs: int = 16
 ) -> list[Row]:
-    """Compares the peak memory of one answer after many examples with that after one.
+    """Compares the peak memory of one answer after many examples with that after one; examples are read from disk.
 
     Args:
-        repeats: The most fresh processes of each side, of which three at most are run; the least of their peaks counts,
-            as peaks of equal work differ by a tenth.
+        repeats: The most fresh processes of each side, of which three at most are run, and one for sides above 64; the
+            least of their peaks counts, as peaks of equal work differ by a tenth.
         name: Name of the row.
         reference: Not used.
         width: Channels of the first stage.
         side: Side of the window, a multiple of 64.
         pairs: Number of examples.
     """
-    if side % 64:
-        raise NotMeasuredError(f"skipped, as Medverse takes windows of multiples of 64, not of {side}")
-    turns = min(repeats, 3)
-    peaks = [[memory_of(partial(stream_work, n, width, side)) for n in (1, pairs)] for _ in range(turns)]
+    small_medverse(side, 1)
+    turns = min(repeats, 3 if side <= 64 else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        store_volumes(folder, pairs, side)
+        peaks = [[memory_of(partial(stream_work, folder, n, width, side)) for n in (1, pairs)] for _ in range(turns)]
+    title = f"Medverse, window of {side}^3, width {width}, fp32, examples on disk"
+    return [memory_row(name, title, peaks, ("1 pair", f"{pairs} pairs"))]
+
+
+def classes_work(classes: int, width: int, side: int, window: int) -> Work:
+    """Prepares answering a volume for all classes of an example; arguments as in `measure_classes`."""
+    predictor = ScalePredictor(small_medverse(window, width), Segmentation(), plan=NextScale(overlap=0.0))
+    image = drawn_volume(0, side)[0, 0]
+    planes = 1 + torch.arange(side) * classes // side
+    predictor.set_context([image], [planes.view(-1, 1, 1).expand_as(image).clone()])
+    return partial(predictor, drawn_volume(1, side)[0, 0])
+
+
+def measure_classes(
+    repeats: int, *, name: str, width: int = 8, side: int = 128, window: int = 64, classes: int = 20
+) -> list[Row]:
+    """Compares the peak memory of the answer to a volume after an example of many classes with that of one class.
+
+    Args:
+        repeats: Not used: one fresh process of each side is run.
+        name: Name of the row.
+        width: Channels of the first stage.
+        side: Side of the volume.
+        window: Side of the windows, a multiple of 64.
+        classes: Number of classes.
+    """
+    peaks = [[memory_of(partial(classes_work, n, width, side, window)) for n in (1, classes)]]
+    title = f"Medverse, volume of {side}^3, windows of {window}^3, width {width}, fp32"
+    return [memory_row(name, title, peaks, ("1 class", f"{classes} classes"))]
+
+
+def memory_row(name: str, title: str, peaks: list[list[float]], sides: tuple[str, str]) -> Row:
+    """Makes a row of the least peaks of two sides."""
     few, many = (min(each) for each in zip(*peaks, strict=True))
-    ratio = many / few if few else math.inf
-    title = f"Medverse, window of {side}^3, width {width}, fp32"
-    sides = ("1 pair", few), (f"{pairs} pairs", many)
-    return [Row(name, title, *sides, "MiB", ratio, "of the memory", turns, Goal(1.1, least=False))]
+    ratio, goal = many / few if few else math.inf, Goal(1.1, least=False)
+    return Row(name, title, (sides[0], few), (sides[1], many), "MiB", ratio, "of the memory", len(peaks), goal)

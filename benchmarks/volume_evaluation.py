@@ -8,6 +8,7 @@ foreground, over the hole for inpainting too. Volumes that do not show a class a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.evaluation import ABSENT, Protocol, Record, generator, spread
 from benchmarks.questions import Question, questions
@@ -109,7 +110,7 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
     """
     if unknown := sorted(set(ways) - set(WAYS)):
         raise ValueError(f"there is no way {unknown[0]!r} to answer a volume; choose of {', '.join(WAYS)}")
-    network.eval()
+    network = (rounded(network) if autocast else network).eval()
     device = next(network.parameters()).device.type
 
     def paint(
@@ -129,6 +130,15 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
                     yield way, count, resize(painted, case.query.image.shape[1:])
 
     return paint
+
+
+def rounded(network: InContextModel) -> InContextModel:
+    """Copies a network with weights of products in bfloat16, as autocast rounds them in every call, here once."""
+    network = copy.deepcopy(network)
+    for part in network.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv3d):
+            part.to(torch.bfloat16)
+    return network
 
 
 def unet_painter(network: Specialist, window: Sequence[int], overlap: float) -> Painter:

@@ -224,7 +224,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default=CONFIG, help="file that describes the arms")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="whose volumes are asked")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of examples")
-    parser.add_argument("--cases", type=int, help="most volumes of each question, evenly spread; all by default")
+    parser.add_argument("--cases", type=int, default=4, help="most volumes of a question, evenly spread; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, episodes, examples and noise")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     options = parser.parse_args(args)
@@ -240,7 +240,7 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
-    protocol = VolumeProtocol(options.split, tuple(options.shots), options.cases, options.seed)
+    protocol = VolumeProtocol(options.split, tuple(options.shots), options.cases or None, options.seed)
     sys.stdout.write(run(comparison, names, protocol, options.unet_minutes, options.output) + "\n")
 
 

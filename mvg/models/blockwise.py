@@ -50,7 +50,8 @@ def block_means(maps: Tensor, blocks: int, grouping: Grouping) -> Tensor:
     for axis in range(1, maps.ndim - 1):
         cells, inner = ((-1, blocks), axis) if grouping == "lattice" else ((blocks, -1), axis + 1)
         sums = sums.unflatten(axis, cells).sum(inner, dtype=torch.float32)
-    return sums.flatten(1, -2) * (blocks ** (maps.ndim - 2) / math.prod(maps.shape[2:]))
+    share: float = blocks ** (maps.ndim - 2) / math.prod(maps.shape[2:])
+    return sums.flatten(1, -2) * share
 
 
 def mix_into(maps: Tensor, shares: Tensor, values: Tensor, blocks: int, grouping: Grouping) -> None:

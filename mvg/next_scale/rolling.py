@@ -272,7 +272,7 @@ class _Pass:
         ]
         alike = len(set(chosen) if len(self.asked) == 1 else {len(crops) for crops in chosen}) == 1
         groups = [list(range(len(lows)))] if alike else [[k] for k in range(len(lows))]
-        painted = [self._ask(*([part[k] for k in group] for part in (images, lows, chosen))) for group in groups]
+        painted = [self._ask([images[k] for k in g], [lows[k] for k in g], [chosen[k] for k in g]) for g in groups]
         return tuple(torch.cat(answers).float().cpu() for answers in zip(*painted, strict=True))
 
     def _ask(
@@ -286,8 +286,10 @@ class _Pass:
         else:
             ordered = [sorted(crops, key=lambda crop: crop.example) for crops in chosen]
             counts = [sum(crop.example < count for crop in ordered[0]) for count, _ in self.asked]
-            shown = [torch.stack(parts).to(self.device) for parts in zip(*map(self._cut, ordered), strict=True)]
-            painted = self.network.answer_after(image, *shown, list(zip(counts, leading, strict=True)))
+            parts = zip(*map(self._cut, ordered), strict=True)
+            images_shown, targets_shown = (torch.stack(each).to(self.device) for each in parts)
+            asked = list(zip(counts, leading, strict=True))
+            painted = self.network.answer_after(image, images_shown, targets_shown, asked)
         if not all(torch.isfinite(answer).all() for answer in painted):
             raise ValueError("the network painted values that are not finite; its weights may be damaged")
         return painted
