@@ -2,8 +2,9 @@
 
     python -m benchmarks.speed [NAMES...] [--threads 2] [--repeats 5] [--reference DIR] [--side 64] [--width 8]
 
-Every measurement takes less than three minutes on two CPU cores, and is worth something on a quiet machine only. Two
-sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the median over the turns.
+Without names, every measurement is taken that takes less than three minutes on two CPU cores; those of large volumes
+(volume-pairs-128, volume-pairs-256, volume-classes) are to be named. All are worth something on a quiet machine only.
+Two sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the median over them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 from benchmarks.data_path import measure_synthetic, measure_waiting
 from benchmarks.measurements import Goal, NotMeasuredError, Row, measure_attention, measure_remember
-from benchmarks.volume_cost import measure_pairs, measure_window
+from benchmarks.volume_cost import measure_classes, measure_pairs, measure_window
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
@@ -40,10 +41,15 @@ MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
         ("synthetic", measure_synthetic, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(4)}),
         ("volume-window", measure_window, {}),
         ("volume-pairs", measure_pairs, {}),
+        ("volume-pairs-128", measure_pairs, {"side": 128}),
+        ("volume-pairs-256", measure_pairs, {"side": 256}),
+        ("volume-classes", measure_classes, {}),
     )
 }
 VOLUMES = ("volume-window", "volume-pairs")
 """Measurements that take --reference, --side and --width."""
+LONG = ("volume-pairs-128", "volume-pairs-256", "volume-classes")
+"""Measurements that take minutes, and are run where they are named."""
 HEADER = """\
 | measurement | goal | compared with | measured | ratio | turns | passed | largest difference |
 |---|---|---|---|---|---|---|---|"""
@@ -72,14 +78,14 @@ def facts() -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line; `args` stands in for `sys.argv` in tests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     parser.add_argument("--repeats", type=int, default=5, help="most turns of each side")
     parser.add_argument("--reference", help="checkout of the public Neuroverse3D, for volume-window")
     parser.add_argument("--side", type=int, default=64, help="side of the windows of volume measurements")
     parser.add_argument("--width", type=int, default=8, help="channels of their networks' first stage")
     options = parser.parse_args(args)
-    names = options.names or list(MEASUREMENTS)
+    names = options.names or [name for name in MEASUREMENTS if name not in LONG]
     if unknown := [name for name in names if name not in MEASUREMENTS]:
         parser.error(f"unknown measurement {unknown[0]!r}; valid names are {', '.join(MEASUREMENTS)}")
     if options.threads < 1 or options.repeats < 1:
