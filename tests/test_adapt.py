@@ -3,22 +3,29 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_readers import write_nifti
 
 import tasks
 from mvg import weights
-from mvg.adaptation.cases import Case, CaseEpisodes, HeldOutEpisodes, context_limit
+from mvg.adaptation import command
+from mvg.adaptation.cases import Case, CaseEpisodes, HeldOutEpisodes, context_limit, read_cases
 from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, describe_adapter
 from mvg.adaptation.training import Plan, divide, judge
+from mvg.adaptation.volumes import Windows
 from mvg.cli import main
 from mvg.data import Augmentation
+from mvg.data.preparation import AXES
 from mvg.models import CanvasViT, ConvStem, UNetDecoder
+from mvg.next_scale import TeacherForcing
 from mvg.objective import Objective
-from mvg.prediction.context import Example
+from mvg.prediction.context import Example, find_pairs
 from mvg.prediction.predictor import Predictor
+from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.slices import Slice
 
 SIZE = (16, 16)
@@ -230,3 +237,69 @@ def test_mistakes_are_named_before_training(folder, capsys):
     assert "show no class" in said()
     keep(0)
     assert "context/images: no picture, no volume" in said()
+
+
+# ---------------------------------------------------------------------- volumes
+
+
+@pytest.fixture
+def volumes(tmp_path, monkeypatch):
+    """Four volumes of a bright block, each of its own size; the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        labels = np.zeros((18 + number, 14, 9))
+        labels[3:9, 4:10, 2:7] = 1
+        write_nifti(Path(f"context/images/{number}.nii.gz"), 200 * labels + rng.normal(100, 10, labels.shape))
+        write_nifti(Path(f"context/labels/{number}.nii.gz"), labels, dtype=np.uint8)
+    return tmp_path
+
+
+def save_weights(size, sources=None):
+    torch.manual_seed(0)
+    made = CanvasViT(size, width=16, depth=1, heads=1, stem=ConvStem(widths=[16, 16]), decoder=UNetDecoder())
+    weights.save("weights", made, {"segmentation": tasks.Segmentation()}, sources)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "head"])
+def test_networks_for_volumes_are_adapted_to_whole_volumes_and_answer_with_the_adapter(volumes, method):
+    save_weights((8, 8, 8))
+    adapt("--method", method, "--steps", "4", "--batch", "2", "--window", "[0, 400]")
+    facts = describe_adapter("adapter")
+    assert (facts["cases"], facts["validation"]["how"], facts["window"]) == (4, "leave-one-out", [0, 400])
+    words = ["--weights", "weights", "--adapter", "adapter", "--context", "context", "--context-size", "1"]
+    main(["predict", *words, "--input", "context/images/3.nii.gz", "--output", "answer.nii.gz"])
+    assert nibabel.load("answer.nii.gz").shape == (21, 14, 9)
+    assert json.loads(Path("answer.json").read_text())["range"] == [0, 400]
+
+
+def test_windows_of_a_batch_are_all_whole_or_all_finer_and_show_what_is_asked(volumes):
+    save_weights((8, 8, 8))
+    predictor = ScalePredictor.from_pretrained("weights")
+    cases, groups = read_cases(predictor, find_pairs(Path("context"), None), None)
+    windows = Windows((8, 8, 8), TeacherForcing(first=0.5))
+    episodes = CaseEpisodes(cases, groups, tasks.Segmentation(), 1, 40, 2, windows=windows)
+    made = [episodes[number] for number in range(40)]
+    fine = [episode.coarse_image is not None for episode in made]
+    assert all(first == second for first, second in zip(fine[::2], fine[1::2], strict=True))
+    assert 0 < sum(fine) < 40
+    assert all(episode.image.shape == (1, 1, 8, 8, 8) for episode in made)
+    whole = [episode for episode, finer in zip(made, fine, strict=True) if not finer]
+    assert all(episode.context_targets.flatten(2).amax(2).min() == 1 for episode in whole)
+    assert torch.equal(made[7].image, episodes[7].image)
+    held = HeldOutEpisodes(CaseEpisodes(cases[1:], groups, tasks.Segmentation(), 1, 2, windows=windows), cases[:1])[0]
+    assert held.image.shape[2:] == held.context_images.shape[3:] == (12, 12, 9)
+
+
+@pytest.mark.parametrize(("options", "axis"), [((), 1), (("--slices", "axial"), 2)])
+def test_volumes_are_cut_as_the_weights_or_the_command_say_and_so_are_queries(volumes, options, axis):
+    save_weights(SIZE, {"scans": {"licence": "CC0", "slices": "coronal", "trim": True}})
+    seen = []
+    read = command.read_cases
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "read_cases", lambda *words: seen.append(words[2]()) or read(*words))
+        adapt("--method", "head", "--steps", "2", "--validation", "none", *options)
+    assert (AXES[seen[0].slices], seen[0].trim) == (axis, True)
+    words = ["--weights", "weights", "--adapter", "adapter", "--context", "context"]
+    main(["predict", *words, "--input", "context/images/0.nii.gz", "--output", "answer.nii.gz"])
+    assert AXES[json.loads(Path("answer.json").read_text())["slices"]] == axis

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mvg.adaptation.volumes import Windows, read_whole_volumes, with_spacing
 from mvg.data.augmentation import Augmentation
-from mvg.data.intensity import Intensity
 from mvg.data.loader import start_worker
 from mvg.data.subject import Item, Subject
-from mvg.episode import Episode
+from mvg.episode import Episode, Pair, Spec
 from mvg.prediction.context import PairFiles
 from mvg.prediction.passes import spread
 from mvg.prediction.predictor import Predictor
+from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import is_scan
 from mvg.prediction.slices import Slice
 from mvg.prediction.volume_context import Way, group_classes, read_volume_slices, to_slice
@@ -65,15 +66,14 @@ class Question:
 
 
 def read_cases(
-    predictor: Predictor, pairs: Sequence[PairFiles], slices: str, rule: Callable[[], Intensity]
+    predictor: Predictor | ScalePredictor, pairs: Sequence[PairFiles], way: Callable[[], Way]
 ) -> tuple[list[Case], list[tuple[int, ...]]]:
     """Reads labelled pictures or volumes as `mvg predict` reads a context.
 
     Args:
         predictor: Whose network and task they are for.
         pairs: The files.
-        slices: How volumes are cut.
-        rule: Makes the rule that brings volumes to [0, 1].
+        way: Says how volumes become slices, for networks for images.
 
     Returns:
         The cases, and the classes that each pass of the network asks for (class 0 for image targets).
@@ -89,14 +89,12 @@ def read_cases(
             f"{pairs[0].image}: cases are pairs of volumes or pairs of pictures; give all of them one kind"
         )
     images, targets = [pair.image for pair in pairs], [pair.target for pair in pairs]
-    if kinds == {True}:
-        bring = rule()
-        way = Way(slices, bring, bring)
-        read = [read_volume_slices(predictor, [i], [t], way, True) for i, t in zip(images, targets, strict=True)]
-        for image, part in zip(images, read, strict=True):
-            if part.axis != read[0].axis:
-                raise ValueError(f"{image}: it is cut along another axis than {images[0].name}; name one with `slices`")
-        found = [part.slices for part in read]
+    if isinstance(predictor, ScalePredictor):
+        if kinds == {False}:
+            raise ValueError(f"{images[0]}: a network for volumes needs volumes as cases; give it NIfTI, MHA or NRRD")
+        found = [[entry] for entry in read_whole_volumes(predictor, images, targets)]
+    elif kinds == {True}:
+        found = _cut_volumes(predictor, pairs, way())
     else:
         read_pairs = predictor.read_pairs(images, targets)
         shown = zip(read_pairs.images, read_pairs.targets, strict=True)
@@ -105,6 +103,17 @@ def read_cases(
     remaining = iter(every)
     cases = [Case(pair.name, tuple(next(remaining) for _ in cut)) for pair, cut in zip(pairs, found, strict=True)]
     return cases, [tuple(group) for group in groups]
+
+
+def _cut_volumes(predictor: Predictor, pairs: Sequence[PairFiles], way: Way) -> list[list[Slice]]:
+    """Cuts each pair of volumes into slices, all along one axis."""
+    read = [read_volume_slices(predictor, [pair.image], [pair.target], way, True) for pair in pairs]
+    for pair, part in zip(pairs, read, strict=True):
+        if part.axis != read[0].axis:
+            raise ValueError(
+                f"{pair.image}: it is cut along another axis than {pairs[0].image.name}; name one with `slices`"
+            )
+    return [part.slices for part in read]
 
 
 def context_limit(cases: Sequence[Case], examples: int) -> int:
@@ -133,6 +142,8 @@ class CaseEpisodes(Dataset[Episode]):
         examples: Largest number of examples; each batch draws its own, from 1 on.
         augmentation: Random changes; None for none.
         seed: Seed of everything.
+        windows: Cuts windows out of whole volumes; None for slices and pictures. The episodes of a batch are all of
+            the first level, or all of finer ones.
 
     Raises:
         ValueError: If no case shows any class.
@@ -149,7 +160,9 @@ class CaseEpisodes(Dataset[Episode]):
         examples: int = 4,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        windows: Windows | None = None,
     ) -> None:
+        self.windows = windows
         self.cases, self.task, self.out_channels, self.length = list(cases), task, out_channels, length
         self.batch_size, self.examples = batch_size, context_limit(cases, examples)
         self.augmentation, self.seed = augmentation, seed
@@ -169,8 +182,12 @@ class CaseEpisodes(Dataset[Episode]):
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} is outside of the {self.length} episodes")
         rng = np.random.default_rng([self.seed, 0, index])
-        size = int(np.random.default_rng([self.seed, 1, index // self.batch_size]).integers(1, self.examples + 1))
-        return build(self.draw(size, rng), self.task, self.out_channels, rng, self.augmentation)
+        shared = np.random.default_rng([self.seed, 1, index // self.batch_size])
+        question = self.draw(int(shared.integers(1, self.examples + 1)), rng)
+        if self.windows is None:
+            return build(question, self.task, self.out_channels, rng, self.augmentation)
+        fine = bool(shared.random() >= self.windows.teacher.first)
+        return build_windows(question, self.windows, fine, self.task, self.out_channels, rng, self.augmentation)
 
     def draw(self, size: int, rng: np.random.Generator) -> Question:
         """Draws a question with so many examples."""
@@ -213,8 +230,12 @@ class HeldOutEpisodes(Dataset[Episode]):
         return len(self.questions)
 
     def __getitem__(self, index: int) -> Episode:
-        rng = np.random.default_rng([self.training.seed, 3, index])
-        return build(self.questions[index], self.training.task, self.training.out_channels, rng)
+        rng, own = np.random.default_rng([self.training.seed, 3, index]), self.training
+        question = self.questions[index]
+        if own.windows is None:
+            return build(question, own.task, own.out_channels, rng)
+        subjects = own.windows.whole(subjects_of(question, own.task.is_label))
+        return paint(question, subjects, pose(question, own.task, rng), own.task, own.out_channels, rng)
 
 
 class CaseData(pl.LightningDataModule):
@@ -234,16 +255,17 @@ class CaseData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Episode]:
         """Returns the training batches."""
-        return self._loader(self.training, self.workers)
+        return self._loader(self.training, self.workers, self.training.batch_size)
 
     def val_dataloader(self) -> DataLoader[Episode] | list[DataLoader[Episode]]:
-        """Returns the validation batches."""
-        return [] if self.held is None else self._loader(self.held, 0)
+        """Returns the validation batches; whole volumes differ in size and come one by one."""
+        size = self.training.batch_size if self.training.windows is None else 1
+        return [] if self.held is None else self._loader(self.held, 0, size)
 
-    def _loader(self, episodes: Dataset[Episode], workers: int) -> DataLoader[Episode]:
+    def _loader(self, episodes: Dataset[Episode], workers: int, size: int) -> DataLoader[Episode]:
         return DataLoader(
             episodes,
-            self.training.batch_size,
+            size,
             collate_fn=Episode.collate,
             num_workers=workers,
             worker_init_fn=start_worker if workers else None,
@@ -279,10 +301,51 @@ def build(
     augmentation: Augmentation | None = None,
 ) -> Episode:
     """Paints what a question asks as `mvg predict` does, after random changes; batch size 1."""
-    subjects = [_subject(entry, question, task.is_label) for entry in (question.query, *question.context)]
+    subjects = subjects_of(question, task.is_label)
     spec = task.pose([_target(subject) for subject in subjects[1:]], rng)[0]
     if augmentation is not None:
         subjects = augmentation(subjects, rng, task.is_label)
+    return paint(question, subjects, spec, task, out_channels, rng)
+
+
+def build_windows(
+    question: Question,
+    windows: Windows,
+    fine: bool,
+    task: Task,
+    out_channels: int,
+    rng: np.random.Generator,
+    augmentation: Augmentation | None = None,
+) -> Episode:
+    """Paints windows of the volumes of a question; those of finer levels come with a coarser answer; batch size 1."""
+    spec = pose(question, task, rng)
+    subjects, step = windows.cut(subjects_of(question, task.is_label), fine, rng)
+    if augmentation is not None:
+        subjects = augmentation(subjects, rng, task.is_label)
+    episode = paint(question, subjects, spec, task, out_channels, rng)
+    if not fine:
+        return episode
+    coarse = windows.teacher.coarse(Pair(episode.image[0], episode.target[0]), step, task.is_label, rng)
+    assert coarse.target is not None
+    return replace(episode, coarse_image=coarse.image[None], coarse_target=coarse.target[None])
+
+
+def pose(question: Question, task: Task, rng: np.random.Generator) -> Spec:
+    """Says what a question asks, without looking through whole volumes."""
+    probe = torch.tensor([question.group]) if task.is_label else torch.zeros(1, 1, 1)
+    return task.pose([probe], rng)[0]
+
+
+def subjects_of(question: Question, is_label: bool) -> list[Subject]:
+    """The query, then the context, with those classes alone that are asked for."""
+    entries = (question.query, *question.context)
+    return [with_spacing(_subject(entry, question, is_label), entry) for entry in entries]
+
+
+def paint(
+    question: Question, subjects: Sequence[Subject], spec: Spec, task: Task, out_channels: int, rng: np.random.Generator
+) -> Episode:
+    """Paints the targets of a query and its context, all of one size."""
     images = torch.stack([subject.images["image"] for subject in subjects])
     targets = torch.stack([spread(task.paint(_target(subject), spec), out_channels) for subject in subjects])
     return Episode(
@@ -307,7 +370,7 @@ def _subject(entry: Slice, question: Question, is_label: bool) -> Subject:
     item = Item(question.case, question.case, frozenset())
     if not is_label:
         return Subject({"image": image, "target": target}, {}, item)
-    asked = torch.where(torch.isin(target, torch.tensor(question.group)), target, 0)
+    asked = torch.where(torch.isin(target, torch.tensor(question.group, dtype=target.dtype)), target, 0)
     return Subject({"image": image}, {"target": asked}, item)
 
 

@@ -18,10 +18,15 @@ from mvg.adaptation.training import RATES, STEPS, Outcome, Plan, Validation, ada
 from mvg.configuration import to_config
 from mvg.data.readers import SIZE_LIMIT
 from mvg.prediction.context import find_pairs
-from mvg.prediction.predict import as_window
+from mvg.prediction.default_weights import weights_for
+from mvg.prediction.predict import Axis, as_window
 from mvg.prediction.predictor import Predictor
-from mvg.prediction.scale_predictor import takes_volumes
+from mvg.prediction.scale_predictor import ScalePredictor, takes_volumes
+from mvg.prediction.trained import stored_cut
+from mvg.prediction.volume_context import Way
 from mvg.prediction.volume_predictor import rules_for
+from mvg.task import Task
+from mvg.weights import describe
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +41,9 @@ def adapt(args: Sequence[str]) -> None:
 
 
 def adapt_files(
-    weights: Path,
     context: Path,
     output: Path,
+    weights: Path | None = None,
     task: str | None = None,
     targets: Path | None = None,
     method: Method = "lora",
@@ -50,10 +55,10 @@ def adapt_files(
     validation: Validation = "auto",
     patience: int = 5,
     learning_rate: float | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     examples: int = 4,
     window: list[float] | None = None,
-    slices: Literal["auto", "axial", "coronal", "sagittal"] = "auto",
+    slices: Axis | None = None,
     aspect: str | None = None,
     device: str = "cpu",
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
@@ -68,11 +73,11 @@ def adapt_files(
     after stronger changes.
 
     Args:
-        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub; it is left as
-            it is.
         context: Folder with `images/` and `targets/` (or `labels/`), as for `mvg predict`: files of one name are a
             case, pictures or volumes.
         output: Folder of the adapter, for `mvg predict --adapter`.
+        weights: Folder of a trained network, `<run>/weights`, or hub:OWNER/NAME on the Hugging Face hub; it is left as
+            it is. By default those that the installation ships for such cases.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task.
         targets: Folder of the targets, where `context` is the folder of the images alone.
@@ -88,10 +93,10 @@ def adapt_files(
             end; "auto" is none for one case, leave-one-out up to four, else held-out.
         patience: Validations (a tenth of the steps, or 20 steps, apart) without a better one before training stops.
         learning_rate: Highest learning rate; by default that of the method.
-        batch: Episodes a step.
+        batch: Episodes a step; 8, or 2 for networks for volumes, where none is given.
         examples: Largest number of examples of an episode.
         window: As for `mvg predict`, which takes it from the adapter.
-        slices: How volumes are cut, as for `mvg predict`.
+        slices: How volumes are cut, as for `mvg predict`, which takes it from the adapter; by default as in training.
         aspect: How images are brought to the network's size, as for `mvg predict`.
         device: Where the network is trained, cpu or cuda.
         precision: Of the training.
@@ -104,27 +109,35 @@ def adapt_files(
         ValueError: If anything is missing, damaged or does not fit together, or the output exists.
     """
     check_output(output, overwrite)
+    images = context if targets is not None else context / "images"
+    weights = weights_for(images) if weights is None else weights
     adaptation = Adaptation(method, rank, tokens, layers)
     steps = STEPS if steps is None and minutes is None else steps
     rate = RATES[method] if learning_rate is None else learning_rate
+    volumes = takes_volumes(weights)
+    batch = (2 if volumes else 8) if batch is None else batch
     plan = Plan(
         adaptation, str(weights), steps, minutes, rate, batch, examples, patience, device, precision, seed, workers
     )
-    if takes_volumes(weights):
-        raise ValueError(f"{weights}: a network for volumes is adapted by `mvg fit --config configs/adapt.yaml`")
-    options: dict[str, Any] = {} if aspect is None else {"aspect": aspect}
-    predictor = Predictor.from_pretrained(
-        weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **options
-    )
-    rule = partial(rules_for, weights, predictor.task, window)
-    cases, groups = read_cases(predictor, find_pairs(context, targets), slices, lambda: rule()[0])
+    shape: dict[str, Any] = {} if aspect is None else {"aspect": aspect}
+    predictor: Predictor | ScalePredictor
+    if volumes:
+        predictor = ScalePredictor.from_pretrained(weights, task, device=device, seed=seed)
+        predictor.rule, predictor.target_rule = rules_for(weights, predictor.task, as_window(window))
+    else:
+        predictor = Predictor.from_pretrained(
+            weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **shape
+        )
+    way = partial(way_of, weights, predictor.task, window, slices)
+    cases, groups = read_cases(predictor, find_pairs(context, targets), way)
     network = predictor.network.cpu()
     start = time.perf_counter()
     outcome, facts = adapt_to_cases(network, predictor.task, cases, groups, plan, validation)
     facts = {
         "task": to_config(predictor.task),
-        "aspect": predictor.aspect,
+        "aspect": None if isinstance(predictor, ScalePredictor) else predictor.aspect,
         "window": window,
+        "slices": slices,
         "cases": len(cases),
         "steps": outcome.step,
         "seconds": round(time.perf_counter() - start, 1),
@@ -134,6 +147,12 @@ def adapt_files(
     }
     save_adapter(output, outcome.network, adaptation, outcome.base, outcome.state, facts)
     log.info("%s", tell(output, outcome, facts))
+
+
+def way_of(weights: Path, task: Task, window: Sequence[float] | None, slices: Axis | None) -> Way:
+    """Says how volumes become slices: as asked, and else as in the training of the weights."""
+    axis, trim = stored_cut(describe(weights).get("sources", {}))
+    return Way(slices or axis, *rules_for(weights, task, window), trim)
 
 
 def check_output(output: Path, overwrite: bool) -> None:

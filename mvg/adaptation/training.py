@@ -19,6 +19,7 @@ from torch.optim import AdamW, Optimizer
 
 from mvg.adaptation.cases import NAME, Case, CaseData, CaseEpisodes, HeldOutEpisodes
 from mvg.adaptation.methods import Adaptation, Method, changed
+from mvg.adaptation.volumes import Windows
 from mvg.data.augmentation import Augmentation
 from mvg.generalist import Generalist
 from mvg.models.base import InContextModel
@@ -36,7 +37,8 @@ STEPS = 200
 """Steps where neither steps nor minutes are given."""
 _FEW = 4
 _SHARE = 0.2
-_VALIDATIONS = 10
+_EVERY = 20  # steps between validations of a training by minutes
+_SLICES, _VOLUMES = 32, 6  # most episodes of a validation
 _ENDLESS = 10**9
 
 
@@ -57,6 +59,7 @@ class Plan:
         precision: Of the trainer, such as "bf16-mixed".
         seed: Seed of everything.
         workers: Processes that prepare batches.
+        validations: Validations that the steps are divided into.
     """
 
     adaptation: Adaptation
@@ -71,11 +74,12 @@ class Plan:
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     seed: int = 0
     workers: int = 0
+    validations: int = 10
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("train for a number of `steps` or of `minutes`, not for both")
-        for name in ("steps", "minutes", "rate", "batch", "examples", "patience"):
+        for name in ("steps", "minutes", "rate", "batch", "examples", "patience", "validations"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be greater than 0, got {value}")
@@ -230,10 +234,12 @@ def train(
     )
     augmentation = Augmentation() if len(cases) > 1 else Augmentation(place=1.0, look=1.0)
     length = plan.batch * (plan.steps or _ENDLESS)
+    windows = Windows(tuple(network.image_size)) if len(network.image_size) == 3 else None
     training = CaseEpisodes(
-        cases, groups, task, network.out_channels, length, plan.batch, plan.examples, augmentation, plan.seed
+        cases, groups, task, network.out_channels, length, plan.batch, plan.examples, augmentation, plan.seed, windows
     )
-    data = CaseData(training, HeldOutEpisodes(training, held) if held else None, plan.workers)
+    most = _SLICES if windows is None else _VOLUMES
+    data = CaseData(training, HeldOutEpisodes(training, held, most) if held else None, plan.workers)
     best = KeepBest(task)
     if stop == 0:
         return Outcome(changed(module.network), 0, [], module.base, module.network)
@@ -266,7 +272,7 @@ def _optimizer(parameters: Iterable[Any], rate: float) -> Optimizer:
 
 
 def _trainer(plan: Plan, callbacks: list[pl.Callback], validated: bool) -> pl.Trainer:
-    every = max(1, (plan.steps or _VALIDATIONS * 20) // _VALIDATIONS)
+    every = max(1, plan.steps // plan.validations) if plan.steps else _EVERY
     if validated:
         callbacks.append(EarlyStopping("val/score", mode="max", patience=plan.patience, check_on_train_epoch_end=False))
     return pl.Trainer(
