@@ -19,7 +19,7 @@ from mvg.data.location import Location
 from mvg.data.preparation import Recipe, load, prepare
 from mvg.prediction.context import Example
 from mvg.prediction.predictor import Predictor
-from mvg.prediction.preview import draw_slices
+from mvg.prediction.preview import chosen_slices, colour_of, draw_slices
 from mvg.prediction.scans import read_scan
 from mvg.prediction.slices import Slice, beside, choose_slices, spread_out
 from mvg.prediction.trained import stored_rule
@@ -292,6 +292,19 @@ def test_a_volume_needs_a_context(tmp_path):
 def test_preview_shows_slices_in_their_true_proportions():
     page = draw_slices(torch.zeros(9, 10, 20), torch.zeros(9, 10, 20), (1.0, 3.0), "x", size=30)
     assert page.width == pytest.approx(2 * 6 * 30, abs=20)
+
+
+def test_preview_shows_slices_that_are_answered_how_sure_they_are_and_names():
+    answers = torch.zeros(20, 6, 6, dtype=torch.int64)
+    answers[12:15, 2:4] = 2
+    assert chosen_slices(answers) == [12, 13]
+    doubt = torch.zeros(20, 6, 6)
+    doubt[12, 0], doubt[12, 5] = 1.0, 0.5
+    plain = draw_slices(torch.zeros(20, 6, 6), answers, (1.0, 1.0), "x", size=60)
+    page = draw_slices(torch.zeros(20, 6, 6), answers, (1.0, 1.0), "x", 60, doubt, {2: "liver"})
+    assert (page.width, page.height) == (plain.width + 64, plain.height + 22)
+    assert [page.getpixel((160, y)) for y in (45, 95)] == [(255, 255, 0), (255, 0, 0)]
+    assert page.getpixel((8, plain.height + 8)) == tuple(round(255 * part) for part in colour_of(2))
 
 
 def test_a_scan_knows_its_file(tmp_path):

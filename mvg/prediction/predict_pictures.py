@@ -86,16 +86,15 @@ def answer_jobs(
         }
         contents = {job.answer: encode(answer.painted, job.answer.suffix), job.sidecar: as_json(facts)}
         if answer.uncertainty is not None:
-            doubt = answer.uncertainty if answer.uncertainty.ndim == 2 else answer.uncertainty.max(-1)
-            contents[job.uncertainty] = encode(doubt, job.uncertainty.suffix)
+            contents[job.uncertainty] = encode(flat(answer.uncertainty), job.uncertainty.suffix)
         if preview:
-            contents[job.preview] = encode(draw(predictor, raster, answer), job.preview.suffix)
+            contents[job.preview] = encode(draw(predictor, raster, answer, names), job.preview.suffix)
         write_whole(contents)
         for path in {job.preview, job.uncertainty} - contents.keys():
             path.unlink(missing_ok=True)
 
 
-def draw(predictor: Predictor, raster: Raster, answer: Prediction) -> NDArray[np.uint8]:
+def draw(predictor: Predictor, raster: Raster, answer: Prediction, names: Mapping[int, str]) -> NDArray[np.uint8]:
     """Draws the preview of an answer, `(H, W, 3)`."""
     query = predictor.read(raster)
     if answer.labels is not None:
@@ -105,4 +104,13 @@ def draw(predictor: Predictor, raster: Raster, answer: Prediction) -> NDArray[np
         image = Raster(channels_first(answer.painted), raster.name)
         bounds = limits(raster, predictor.window) if predictor.units is None else predictor.units.limits
         target = to_tensor(image, bounds, channels)
-    return np.asarray(draw_preview(query, target, predictor.examples, Path(raster.name).name, answer.boxes))
+    doubt = None if answer.uncertainty is None else torch.from_numpy(flat(answer.uncertainty))
+    known = {k: name_of(k, names) for k in answer.areas}
+    name = Path(raster.name).name
+    page = draw_preview(query, target, predictor.examples, name, answer.boxes, uncertainty=doubt, classes=known)
+    return np.asarray(page)
+
+
+def flat(uncertainty: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns `(H, W)`: of colours the largest deviation."""
+    return uncertainty if uncertainty.ndim == 2 else uncertainty.max(-1)

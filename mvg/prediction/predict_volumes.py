@@ -89,7 +89,7 @@ def answer_volume(
     if answer.uncertainty is not None:
         contents[job.uncertainty] = encode_volume(answer.uncertainty, scan, job.uncertainty.name)
     if preview:
-        contents[job.preview] = encode(draw(scan, answer), job.preview.suffix)
+        contents[job.preview] = encode(draw(scan, answer, names), job.preview.suffix)
     write_whole(contents)
     for path in {job.preview, job.uncertainty} - contents.keys():
         path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def describe_classes(answer: VolumePrediction, names: Mapping[int, str]) -> dict
     }
 
 
-def draw(scan: Scan, answer: VolumePrediction) -> NDArray[np.uint8]:
+def draw(scan: Scan, answer: VolumePrediction, names: Mapping[int, str]) -> NDArray[np.uint8]:
     """Draws the preview of an answer, `(H, W, 3)`."""
     images = torch.from_numpy(normalise(cut(scan.volume.values, answer.axis), answer.limits))
     if answer.labels is None:
@@ -149,4 +149,7 @@ def draw(scan: Scan, answer: VolumePrediction) -> NDArray[np.uint8]:
         painted = torch.from_numpy(answer.slices.astype(np.int64))
     column, row = (axis for axis in range(3) if axis != answer.axis)
     pixel = scan.volume.spacing[row], scan.volume.spacing[column]
-    return np.asarray(draw_slices(images, painted, pixel, scan.volume.path.name))
+    doubt = None if answer.doubts is None else torch.from_numpy(np.ascontiguousarray(answer.doubts))
+    known = {k: name_of(k, names) for k in answer.voxels}
+    name = scan.volume.path.name
+    return np.asarray(draw_slices(images, painted, pixel, name, uncertainty=doubt, classes=known))

@@ -33,6 +33,7 @@ class VolumePrediction:
         uncertainty: In the shape of the file, float32, if it was asked for; see `mvg.prediction.uncertainty.Agreement`.
         agreement: How far further answers agree with this one, if that was asked for.
         units: Units of an image that are not those of the file.
+        doubts: The uncertainty as such slices.
     """
 
     labels: NDArray[Any] | None
@@ -46,6 +47,7 @@ class VolumePrediction:
     uncertainty: NDArray[np.float32] | None = None
     agreement: Mapping[str, Any] | None = None
     units: Units | None = None
+    doubts: NDArray[np.float32] | None = None
 
     @property
     def painted(self) -> NDArray[Any]:
@@ -120,6 +122,7 @@ class VolumeAnswerer(ABC):
         whole = asked.in_place(answer, outside)
         voxels = {k: int((whole == k).sum()) for k in self.classes} if is_label else {}
         values = to_grid(whole, scan)
+        doubt = None if agreement is None else asked.in_place(agreement.map(), 0)
         return VolumePrediction(
             labels=values if is_label else None,
             image=None if is_label else values,
@@ -129,7 +132,8 @@ class VolumeAnswerer(ABC):
             limits=asked.limits,
             axis=asked.axis,
             slices=cut(whole, asked.axis),
-            uncertainty=None if agreement is None else to_grid(asked.in_place(agreement.map(), 0), scan),
+            uncertainty=None if doubt is None else to_grid(doubt, scan),
             agreement=None if agreement is None else agreement.describe(),
             units=self.units,
+            doubts=None if doubt is None else cut(doubt, asked.axis),
         )
