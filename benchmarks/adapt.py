@@ -1,46 +1,60 @@
 """How much a few labelled cases help: examples alone, adapters, and U-Nets from scratch, on unseen data.
 
-    MVG_DATA=/data python -m benchmarks.adapt --weights runs/real_2d/weights --output results [--minutes 3]
+    MVG_DATA=/data python -m benchmarks.adapt --weights runs/pretrain_2d/weights --output results --split val
+    MVG_DATA=/data python -m benchmarks.adapt --weights runs/pretrain_2d/weights --output results --split test
 
 For every source, number of cases and method one job is run: the same cases for all methods, smaller numbers being part
-of larger ones, and the same test patients. "context" shows the cases to the network as they are; "prompt", "lora",
-"head" and "full" adapt it to them first, as `mvg adapt` does, the trainings that validate within the same minutes;
-"unet" trains a U-Net on nothing else. Each finished job
-leaves one file in `jobs/`, and is not run again when the command is started anew. From all of them the command writes
-`records.csv`, `table.md` and `curve.png`.
+of larger ones, and the same patients that are asked. "context" shows the cases to the network as they are; "prompt",
+"lora", "head" and "full" adapt it to them first, as `mvg adapt` does; "unet" trains a U-Net on nothing else.
+
+`--split val` tries several learning rates for each method on validation patients of sets other than those of the table,
+and writes the best ones to `rates.json`. `--split test` takes them from there (else those of `mvg adapt`), and asks the
+test patients once.
+
+Each finished job leaves one file in `SPLIT/jobs`, and is not run again when the command is started anew. From all of
+them the command writes `records.csv`, `table.md` and `curve.png`.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.evaluation import ABSENT, Entrant, Protocol, Record, ask, episodes, load_data, network_entrant
+from benchmarks.adapt_report import best_rates, draw_curves, rates_table, summary, table
+from benchmarks.evaluation import (
+    Entrant,
+    Protocol,
+    Record,
+    ask,
+    episodes,
+    load_data,
+    network_entrant,
+)
+from benchmarks.jobs import check_asked, run_jobs, write
 from benchmarks.questions import questions
-from benchmarks.summary import PRIMARY, cell, interval, per_patient
-from benchmarks.unet import train_unets, unet_entrant
+from benchmarks.unet import RATE, train_unets, unet_entrant
 from mvg import weights
 from mvg.adaptation.cases import Case
-from mvg.adaptation.methods import Adaptation, merge, restore
+from mvg.adaptation.methods import Adaptation, fingerprint, merge, restore
 from mvg.adaptation.training import RATES, Plan, adapt_to_cases
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
-from mvg.files import write_whole
 from mvg.models.base import InContextModel
 from mvg.prediction.context import Example, present
 from mvg.prediction.slices import Slice
@@ -48,12 +62,17 @@ from tasks import Segmentation
 from tasks.labels import known_classes
 from tasks.painting import gather
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 logger = logging.getLogger(__name__)
 
 METHODS = ("context", "prompt", "lora", "head", "full", "unet")
+TRAINED: Mapping[str, float] = {**RATES, "unet": RATE}
+"""Methods that are trained, and the learning rate of each where none was chosen."""
+CHOSEN = "rates.json"
+CONFIGS = {"val": "configs/data/real.yaml", "test": "configs/data/unseen.yaml"}
+"""Sources and tasks of a split, where none are named."""
+SOURCES: Mapping[str, list[str] | None] = {"val": ["nerve", "chest"], "test": None}
+CASES = {"val": [5], "test": [1, 2, 5, 10, 20]}
+FACTORS = {"val": [0.1, 0.3, 1.0], "test": [1.0]}
 EXAMPLES = 4
 """Largest number of examples that a query is shown."""
 
@@ -68,6 +87,7 @@ class Job:
         cases: Number of labelled cases.
         method: One of `METHODS`.
         seed: Seed of the choice of cases and of training.
+        rate: Learning rate; 0 where nothing is trained.
     """
 
     source: str
@@ -75,23 +95,25 @@ class Job:
     cases: int
     method: str
     seed: int
+    rate: float
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{self.source}-{self.task}-{self.cases:03d}-{self.method}-{self.seed}.csv"
+        return f"{self.source}-{self.task}-{self.cases:03d}-{self.method}-{self.rate:g}-{self.seed}.csv"
 
 
 class FewCases(Source):
-    """A source whose training split holds some of its cases only.
+    """A source whose training split holds some of its cases only, and whose other splits some patients.
 
     Args:
         source: The source.
-        cases: Names of the cases.
+        cases: Names of the training cases.
+        patients: Most patients of the other splits, evenly spread; None for all.
     """
 
-    def __init__(self, source: Source, cases: Sequence[str]) -> None:
-        self.source, self.cases = source, frozenset(cases)
+    def __init__(self, source: Source, cases: Sequence[str], patients: int | None = None) -> None:
+        self.source, self.cases, self.patients = source, frozenset(cases), patients
         self.name, self.licence, self.class_names = source.name, source.licence, source.class_names
 
     @property
@@ -102,7 +124,14 @@ class FewCases(Source):
     def items(self, split: str, cohort: int = 0) -> Sequence[Item]:
         """Returns the items of a split; of training those of the cases."""
         found = self.source.items(split, cohort)
-        return [item for item in found if item.case in self.cases] if split == "train" else found
+        if split == "train":
+            return [item for item in found if item.case in self.cases]
+        names = sorted({item.group for item in found})
+        if self.patients is not None and len(names) > self.patients:
+            places = np.linspace(0, len(names) - 1, self.patients).round().astype(int)
+            names = [names[number] for number in places]
+        kept = frozenset(names)
+        return [item for item in found if item.group in kept]
 
     def read(self, item: Item) -> Subject:
         """Reads an item."""
@@ -124,24 +153,19 @@ def choose_cases(source: Source, number: int, seed: int) -> list[str]:
     return [names[place] for place in np.random.default_rng(seed).permutation(len(names))[:number]]
 
 
-def narrowed(data: EpisodeDataModule, job: Job) -> EpisodeDataModule:
+def narrowed(data: EpisodeDataModule, job: Job, patients: int | None) -> EpisodeDataModule:
     """Returns the data module with the source, the task and the cases of a job alone."""
     made = copy.copy(data)
     source = data.sources[job.source]
-    made.sources = {job.source: FewCases(source, choose_cases(source, job.cases, job.seed))}
-    made.tasks = {job.task: data.tasks[job.task]}
+    made.sources = {job.source: FewCases(source, choose_cases(source, job.cases, job.seed), patients)}
+    made.tasks, made.weights = {job.task: data.tasks[job.task]}, {}
     return made
 
 
 def labelled_cases(data: EpisodeDataModule, job: Job) -> tuple[list[Case], list[tuple[int, ...]]]:
-    """Reads the cases of a job at the network's size, and lists the classes that they show.
-
-    Raises:
-        ValueError: If the task is no segmentation in the scheme "binary".
-    """
+    """Reads the cases of a job at the network's size, and lists the classes that they show."""
     source, task = data.sources[job.source], data.tasks[job.task]
-    if not isinstance(task, Segmentation) or task.scheme != "binary":
-        raise ValueError(f'task {job.task!r} is no segmentation in the scheme "binary"; the benchmark is made for that')
+    assert isinstance(task, Segmentation)
     cases: dict[str, list[Slice]] = {}
     for item in source.items("train"):
         subject = source.read(item)
@@ -161,7 +185,7 @@ def labelled_cases(data: EpisodeDataModule, job: Job) -> tuple[list[Case], list[
 def run_job(
     job: Job, folder: str, network: InContextModel, data: EpisodeDataModule, options: argparse.Namespace
 ) -> list[Record]:
-    """Trains what a job asks for and scores it on the test patients.
+    """Trains what a job asks for and scores it on the patients that are asked.
 
     Args:
         job: The job.
@@ -170,12 +194,13 @@ def run_job(
         data: All sources.
         options: The command line.
     """
-    few, start = narrowed(data, job), time.monotonic()
-    protocol = Protocol("test", 1, job.seed, options.slices, trivial=job.method == "context", swap=False)
-    facts: dict[str, Any] = {"cases": job.cases, "minutes": 0.0 if job.method == "context" else options.minutes}
+    few, start = narrowed(data, job, options.patients), time.monotonic()
+    protocol = Protocol(options.split, 1, job.seed, options.slices, trivial=job.method == "context", swap=False)
+    facts: dict[str, Any] = {"cases": job.cases, "rate": job.rate}
     if job.method == "unet":
-        trained = train_unets(few, options.minutes, protocol, workers=0, seed=job.seed)
+        trained = train_unets(few, 1.0, protocol, 8, workers=0, seed=job.seed, rate=job.rate, steps=options.unet_steps)
         entrant = unet_entrant(trained)
+        facts["steps"] = options.unet_steps
     else:
         used, facts["parameters"], facts["steps"] = adapted(job, folder, network, few, options)
         entrant = network_entrant(used)
@@ -192,8 +217,8 @@ def adapted(
     cases, groups = labelled_cases(data, job)
     method: Any = job.method
     plan = Plan(
-        Adaptation(method), folder, None, options.minutes, options.rate or RATES[method],
-        examples=EXAMPLES, seed=job.seed, device=options.device,
+        Adaptation(method), folder, options.steps, None, job.rate, options.batch,
+        examples=EXAMPLES, patience=2, seed=job.seed, device=options.device, validations=5,
     )  # fmt: skip
     outcome, _ = adapt_to_cases(network, data.tasks[job.task], cases, groups, plan)
     restore(outcome.network, outcome.state)
@@ -212,8 +237,19 @@ def scored(job: Job, entrant: Entrant, data: EpisodeDataModule, protocol: Protoc
             yield from ask(dataset, question, {job.method: entrant}, shown)
 
 
-def jobs_of(data: EpisodeDataModule, options: argparse.Namespace) -> list[Job]:
-    """Lists all jobs, small numbers of cases first; numbers beyond the patients of a source are left out."""
+def tasks_of(data: EpisodeDataModule, source: str) -> list[str]:
+    """Names the tasks that paint one class of a source at a time."""
+    index = Index(data.sources[source].items("train"))
+    found = {name: task for name, task in data.tasks.items() if isinstance(task, Segmentation) and task.accepts(index)}
+    return [name for name, task in found.items() if isinstance(task, Segmentation) and task.scheme == "binary"]
+
+
+def jobs_of(data: EpisodeDataModule, options: argparse.Namespace, rates: Mapping[str, float]) -> list[Job]:
+    """Lists all jobs, small numbers of cases first; numbers beyond the patients of a source are left out.
+
+    Raises:
+        ValueError: If there are none.
+    """
     found = []
     for source in options.sources or data.sources:
         patients = len({item.group for item in data.sources[source].items("train")})
@@ -222,102 +258,51 @@ def jobs_of(data: EpisodeDataModule, options: argparse.Namespace) -> list[Job]:
                 logger.warning("%s has %d training patients: %d cases are left out", source, patients, number)
                 continue
             found += [
-                Job(source, task, number, method, seed)
-                for task in data.tasks
+                Job(source, task, number, method, seed, rate)
+                for task in tasks_of(data, source)
                 for seed in range(options.seeds)
                 for method in options.methods
+                for rate in ([rates[method] * factor for factor in options.factors] if method in TRAINED else [0.0])
             ]
+    if not found:
+        raise ValueError('no source offers a segmentation in the scheme "binary", or so many cases; name others')
     return sorted(found, key=lambda job: (job.seed, job.cases))
 
 
-# ---------------------------------------------------------------------- table and plot
-
-
-def summary(records: pd.DataFrame) -> pd.DataFrame:
-    """One row a source, number of cases and entrant: the mean over patients and seeds, over the classes of all rows.
-
-    Args:
-        records: Of all jobs.
-
-    Returns:
-        Columns `source`, `task`, `cases`, `entrant`, `metric`, `mean`, `low`, `high`, `patients`, `variants`.
-    """
-    scores = records[(records["metric"] != ABSENT) & records["metric"].isin(PRIMARY)]
-    rows = []
-    for (source, task), part in scores.groupby(["source", "task"]):
-        sets = [set(found["variant"]) for _, found in part.groupby(["cases", "entrant", "seed"])]
-        common = set.intersection(*sets)
-        if not common:
-            logger.warning(
-                "%s/%s: no class is shown by the cases of every job; it is left out of the table", source, task
-            )
-            continue
-        for (number, entrant, metric), found in part[part["variant"].isin(common)].groupby(
-            ["cases", "entrant", "metric"]
-        ):
-            values = per_patient(found, str(entrant))
-            mean, low, high = interval(values.to_numpy(dtype=float))
-            rows.append([source, task, number, entrant, metric, mean, low, high, len(values), len(common)])
-    columns = ["source", "task", "cases", "entrant", "metric", "mean", "low", "high", "patients", "variants"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def table(rows: pd.DataFrame) -> str:
-    """Writes a summary as Markdown: a row a source and number of cases, a column an entrant."""
-    entrants = sorted(rows["entrant"].unique(), key=lambda name: (METHODS.index(name) if name in METHODS else 99, name))
-    lines = [
-        "| " + " | ".join(["task", "metric", "classes", "patients", "cases", *entrants]) + " |",
-        "| --- | --- |" + " ---: |" * 3 + " --- |" * len(entrants),
-    ]
-    for (source, task, metric, number), part in rows.groupby(["source", "task", "metric", "cases"]):
-        found = {row.entrant: cell(row.mean, row.low, row.high) for row in part.itertuples()}
-        facts = [f"{source}/{task}", metric, part["variants"].max(), part["patients"].max(), number]
-        lines.append("| " + " | ".join([*map(str, facts), *(found.get(name, "") for name in entrants)]) + " |")
-    return "\n".join(lines)
-
-
-def plot(rows: pd.DataFrame, path: Path) -> None:
-    """Draws the score against the number of cases, a panel a source and task, a line a method."""
-    panels = list(rows.groupby(["source", "task", "metric"]))
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), squeeze=False)
-    for axis, ((source, task, metric), part) in zip(axes[0], panels, strict=True):
-        for method in (name for name in METHODS if name in set(part["entrant"])):
-            line = part[part["entrant"] == method].sort_values("cases")
-            axis.plot(line["cases"], line["mean"], marker="o", label=method)
-            axis.fill_between(line["cases"], line["low"], line["high"], alpha=0.1)
-        ticks = sorted(part["cases"].unique())
-        axis.set_xscale("log")
-        axis.set_xticks(ticks, [str(tick) for tick in ticks])
-        axis.minorticks_off()
-        axis.set(title=f"{source}/{task}", xlabel="labelled cases", ylabel=metric)
-        axis.grid(alpha=0.3)
-    axes[0, 0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def load_rates(options: argparse.Namespace) -> dict[str, float]:
+    """Returns the learning rate of each method: for validation that of `mvg adapt`, for test what validation chose."""
+    path = options.output / CHOSEN
+    chosen = json.loads(path.read_text()) if options.split == "test" and path.is_file() else {}
+    if options.split == "test":
+        logger.info("learning rates: %s", f"of {path}" if chosen else "those of `mvg adapt`, as none were chosen")
+    return {**TRAINED, **chosen}
 
 
 def run(options: argparse.Namespace) -> str:
     """Runs the jobs that are not done yet, writes all files, and returns the table."""
     network = weights.load(options.weights)
-    data = load_data(options.config, network)
-    folder = options.output / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
-    jobs = jobs_of(data, options)
-    for number, job in enumerate(jobs, 1):
-        path = folder / job.name
-        if path.exists():
-            continue
-        logger.info("job %d of %d: %s", number, len(jobs), path.stem)
-        rows = pd.DataFrame(run_job(job, options.weights, network, data, options))
-        write_whole({path: rows.to_csv(index=False).encode()})
-    records = pd.concat([pd.read_csv(folder / job.name) for job in jobs], ignore_index=True)
-    records.to_csv(options.output / "records.csv", index=False)
+    data, folder = load_data(options.config, network), options.output / options.split
+    rates = load_rates(options)
+    names = ("split", "steps", "batch", "unet_steps", "patients", "slices")
+    asked = {name: getattr(options, name) for name in names}
+    check_asked(folder / "asked.json", {**asked, "network": fingerprint(network), "rates": rates})
+    jobs = jobs_of(data, options, rates)
+    work = {folder / "jobs" / job.name: partial(run_job, job, options.weights, network, data, options) for job in jobs}
+    records = pd.DataFrame(run_jobs(work))
+    write(folder / "records.csv", records.to_csv(index=False))
+    parts = []
+    if options.split == "val" and set(options.methods) & set(TRAINED):
+        best = best_rates(records)
+        path = options.output / CHOSEN
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        write(path, json.dumps({**known, **best}, indent=2) + "\n")
+        parts.append(rates_table(records))
+        records = records[[row.rate in (0.0, best.get(row.entrant)) for row in records.itertuples()]]
     rows = summary(records)
-    text = table(rows)
-    (options.output / "table.md").write_text(text + "\n")
+    text = "\n\n".join([*parts, table(rows, METHODS)])
+    write(folder / "table.md", text + "\n")
     if len(rows):
-        plot(rows, options.output / "curve.png")
+        draw_curves(rows, METHODS, folder / "curve.png")
     return text
 
 
@@ -326,17 +311,27 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="folder of the base network, `<run>/weights`")
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--config", default="configs/data/unseen.yaml", help="sources and tasks")
-    parser.add_argument("--sources", nargs="+", help="names of sources; all by default")
-    parser.add_argument("--cases", nargs="+", type=int, default=[1, 2, 5, 10, 20], help="numbers of labelled cases")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="choose learning rates, or score once")
+    parser.add_argument("--config", help="sources and tasks; real.yaml for val, unseen.yaml for test by default")
+    parser.add_argument("--sources", nargs="+", help="names of sources; nerve and chest for val, all for test")
+    parser.add_argument("--cases", nargs="+", type=int, help="numbers of labelled cases; 5, or 1 2 5 10 20 for test")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what is compared")
-    parser.add_argument("--minutes", type=float, default=3.0, help="minutes of training of each job")
-    parser.add_argument("--rate", type=float, help="learning rate; by default that of the method")
+    parser.add_argument("--steps", type=int, default=60, help="most steps of an adaptation")
+    parser.add_argument("--batch", type=int, default=4, help="episodes of a step of an adaptation")
+    parser.add_argument("--unet-steps", type=int, default=150, help="steps of a U-Net, of 8 slices")
+    parser.add_argument("--factors", nargs="+", type=float, help="on the learning rates; 0.1 0.3 1, or 1 for test")
     parser.add_argument("--seeds", type=int, default=1, help="draws of the cases")
+    parser.add_argument("--patients", type=int, default=16, help="most patients that are asked, evenly spread")
     parser.add_argument("--slices", type=int, help="most slices of a volume, evenly spaced; all by default")
     parser.add_argument("--device", default="cpu", help="where adaptation runs, cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     options = parser.parse_args(args)
+    if options.split == "test" and len(options.factors or [1.0]) > 1:
+        parser.error("--split test takes one factor: learning rates are chosen by --split val")
+    if options.config is None and options.sources is None:
+        options.sources = SOURCES[options.split]
+    options.config = options.config or CONFIGS[options.split]
+    options.cases, options.factors = options.cases or CASES[options.split], options.factors or FACTORS[options.split]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
