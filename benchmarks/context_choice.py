@@ -1,12 +1,13 @@
 """How much the choice of examples gives over random ones, on real patients.
 
-    MVG_DATA=/data python -m benchmarks.context_choice --weights runs/real_2d/weights --output results [--queries 40]
+    MVG_DATA=/data python -m benchmarks.context_choice --weights runs/real_2d/weights --output results [--split test]
 
-For every source and segmentation task, test slices that show a class are answered after 1, 4 and 16 training slices
-that show it: drawn at "random", at the nearest "position" in their volume, nearest in looks by the image or by the
-network's features, or "diverse". All choices see the same queries and the same candidates. Each finished job leaves one
-file in `jobs/`, and is not run again when the command is started anew. From all of them the command writes
-`records.csv` and `table.md`: the mean Dice over patients, and its difference to random.
+For every source and segmentation task, slices of validation patients that show a class are answered after 1, 4 and 16
+training slices that show it: drawn at "random", "spread" over all positions, at the nearest "position" in their volume,
+nearest in looks by the image or by the network's features, or "diverse". All choices see the same queries and choose
+from the same candidates. Each finished job leaves one file in `jobs/`, and is not run again when the command is started
+anew. From all of them the command writes `records.csv` and `table.md`: the mean Dice over patients, and its difference
+to random with a 95 % interval.
 """
 
 from __future__ import annotations
@@ -15,27 +16,29 @@ import argparse
 import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.evaluation import load_data
+from benchmarks.evaluation import Record, load_data
+from benchmarks.jobs import check_asked, run_jobs, write
+from benchmarks.summary import interval
 from mvg import metrics, weights
+from mvg.adaptation.methods import fingerprint
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import repeat_channels
 from mvg.data.geometry import fit, place
 from mvg.data.source import Index
-from mvg.files import write_whole
 from mvg.models.base import InContextModel
 from mvg.prediction.context import Example, present
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.retrieval import features_of
-from mvg.prediction.slices import Looks, Pick, Slice, beside, drawn, spread_out
+from mvg.prediction.slices import Looks, Pick, Slice, beside, spread_out
 from tasks import Segmentation
 from tasks.labels import key, known_classes
 from tasks.painting import gather
@@ -43,6 +46,7 @@ from tasks.painting import gather
 logger = logging.getLogger(__name__)
 
 CHOICES = ("random", "spread", "position", "nearest-image", "nearest-network", "diverse")
+COLUMNS = ("source", "task", "asked", "choice", "shots", "query", "patient", "dice")
 
 
 @dataclass(frozen=True)
@@ -91,44 +95,77 @@ def read(data: EpisodeDataModule, job: Job, split: str, most: int, seed: int) ->
     return found
 
 
-def run_job(job: Job, data: EpisodeDataModule, network: InContextModel, options: argparse.Namespace) -> pd.DataFrame:
-    """Answers every query of a job after every choice and number of examples; one row for each answer."""
-    predictor = Predictor(network, Segmentation(), batch=1)
+def run_job(job: Job, data: EpisodeDataModule, network: InContextModel, options: argparse.Namespace) -> list[Record]:
+    """Answers every query of a job after every choice and number of examples; one record for each answer."""
+    predictor = Predictor(network, Segmentation(), batch=16)
     candidates = [entry for _, entry in read(data, job, "train", options.candidates, options.seed)]
     queries = read(data, job, options.split, options.queries, options.seed)
-    looks = {name: Looks(features_of(name, network)) for name in ("image", "network")}
-    rows: list[dict[str, Any]] = []
-    for number, (patient, query) in enumerate(queries):
-        picks: dict[str, Pick] = {
-            "random": drawn(np.random.default_rng((options.seed, number))),
-            "spread": spread_out,
-            "position": beside(query.position),
-            "nearest-image": looks["image"].like(looks["image"].of([query])[0]),
-            "nearest-network": looks["network"].like(looks["network"].of([query])[0]),
-            "diverse": looks["image"].apart,
-        }
+    if not candidates:
+        return []
+    with torch.inference_mode(), torch.autocast(predictor.device.type, torch.bfloat16):
+        looks = {name: Looks(features_of(name, network)) for name in ("image", "network")}
+        picks = [picks_of(number, query, looks, options.seed) for number, (_, query) in enumerate(queries)]
+        records: list[Record] = []
         for choice, shots in itertools.product(options.choices, options.shots):
-            shown = [candidates[k].example for k in picks[choice](candidates, shots)]
-            predictor.show([entry.image for entry in shown], [entry.target for entry in shown])
-            found = predictor.predict([query.example.image])[0].labels
-            assert found is not None
-            dice = metrics.dice(torch.from_numpy(found == 1), query.example.target == 1)
-            rows.append({"patient": patient, "choice": choice, "shots": shots, "dice": float(dice), **vars(job)})
-    return pd.DataFrame(rows)
+            asked: dict[tuple[int, ...], list[int]] = {}
+            for number, own in enumerate(picks):
+                asked.setdefault(tuple(own[choice](candidates, shots)), []).append(number)
+            for chosen, numbers in asked.items():
+                shown = [candidates[k].example for k in chosen]
+                scores = answer(predictor, shown, [queries[n][1].example for n in numbers])
+                facts = {**vars(job), "choice": choice, "shots": shots}
+                records += [
+                    {**facts, "query": n, "patient": queries[n][0], "dice": dice}
+                    for n, dice in zip(numbers, scores, strict=True)
+                ]
+    return records
+
+
+def picks_of(number: int, query: Slice, looks: Mapping[str, Looks], seed: int) -> dict[str, Pick]:
+    """Returns the ways to choose for a query; all of them choose among all candidates."""
+    return {
+        "random": at_random(np.random.default_rng((seed, number))),
+        "spread": spread_out,
+        "position": beside(query.position),
+        "nearest-image": looks["image"].like(looks["image"].of([query])[0]),
+        "nearest-network": looks["network"].like(looks["network"].of([query])[0]),
+        "diverse": looks["image"].apart,
+    }
+
+
+def at_random(rng: np.random.Generator) -> Pick:
+    """Picks at random."""
+
+    def pick(slices: Sequence[Slice], share: int) -> list[int]:
+        return sorted(rng.permutation(len(slices))[:share].tolist())
+
+    return pick
+
+
+def answer(predictor: Predictor, shown: Sequence[Example], queries: Sequence[Example]) -> list[float]:
+    """Answers queries after examples; returns the Dice of each."""
+    predictor.show([entry.image for entry in shown], [entry.target for entry in shown])
+    found = []
+    for query, given in zip(queries, predictor.predict([query.image for query in queries]), strict=True):
+        assert given.labels is not None
+        found.append(float(metrics.dice(torch.from_numpy(given.labels == 1), query.target == 1)))
+    return found
 
 
 def table(records: pd.DataFrame, choices: Sequence[str]) -> str:
     """Writes the mean Dice over patients for each choice and number of examples, and its difference to random."""
-    per = records.groupby(["source", "task", "asked", "patient", "choice", "shots"])["dice"].mean().reset_index()
-    shots = sorted(per["shots"].unique())
+    shots = sorted(records["shots"].unique())
+    keys = ["source", "task", "asked"]
     lines = [f"| choice | {' | '.join(f'{k} examples' for k in shots)} |", "| --- |" + " ---: |" * len(shots)]
-    wide = per.pivot_table(index=["source", "task", "asked", "patient"], columns=["choice", "shots"], values="dice")
+    patients = records.assign(patient=records["source"] + "/" + records["patient"].astype(str))
+    wide = patients.pivot_table(index=["patient"], columns=["choice", "shots", *keys], values="dice")
     for choice in choices:
         cells = []
         for k in shots:
-            mean = f"{wide[choice, k].mean():.3f}"
+            mean = f"{interval(wide[choice, k].to_numpy())[0]:.3f}"
             if choice != "random" and ("random", k) in wide:
-                mean += f" ({(wide[choice, k] - wide['random', k]).mean():+.3f})"
+                gain, low, high = interval((wide[choice, k] - wide["random", k]).to_numpy())
+                mean += f" ({gain:+.3f} [{low:+.3f}, {high:+.3f}])"
             cells.append(mean)
         lines.append(f"| {choice} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -141,23 +178,20 @@ def run(options: argparse.Namespace) -> str:
         ValueError: If no source offers a class to ask for.
     """
     network = weights.load(options.weights)
-    data = load_data(options.config, network)
-    folder = options.output / "jobs"
-    folder.mkdir(parents=True, exist_ok=True)
+    data, folder = load_data(options.config, network), options.output
     jobs = jobs_of(data, options.sources)
     if not jobs:
         raise ValueError(f"{options.config}: no source offers a class to a binary segmentation task; name others")
-    for number, job in enumerate(jobs, 1):
-        path = folder / job.name
-        if path.exists():
-            continue
-        logger.info("job %d of %d: %s", number, len(jobs), path.stem)
-        write_whole({path: run_job(job, data, network, options).to_csv(index=False).encode()})
-    parts = [pd.read_csv(folder / job.name) for job in jobs if (folder / job.name).stat().st_size > 1]
-    records = pd.concat(parts, ignore_index=True)
-    records.to_csv(options.output / "records.csv", index=False)
+    names = ("split", "shots", "choices", "candidates", "queries", "seed")
+    asked = {name: getattr(options, name) for name in names}
+    check_asked(folder / "asked.json", {**asked, "network": fingerprint(network)})
+    work = {folder / "jobs" / job.name: partial(run_job, job, data, network, options) for job in jobs}
+    records = pd.DataFrame(run_jobs(work, COLUMNS))
+    if records.empty:
+        raise ValueError(f"no slice of the split {options.split} shows a class that training slices show, too")
+    write(folder / "records.csv", records.to_csv(index=False))
     text = table(records, options.choices)
-    (options.output / "table.md").write_text(text + "\n")
+    write(folder / "table.md", text + "\n")
     return text
 
 
@@ -168,11 +202,11 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder of the results")
     parser.add_argument("--config", default="configs/data/real.yaml", help="sources and tasks")
     parser.add_argument("--sources", nargs="+", help="names of sources; all by default")
-    parser.add_argument("--split", default="test", choices=["val", "test"], help="where the queries come from")
+    parser.add_argument("--split", default="val", choices=["val", "test"], help="where the queries come from")
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 4, 16], help="numbers of examples")
     parser.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES), help="what is compared")
-    parser.add_argument("--candidates", type=int, default=200, help="most training slices to choose from")
-    parser.add_argument("--queries", type=int, default=40, help="most queries for each class")
+    parser.add_argument("--candidates", type=int, default=100, help="most training slices to choose from")
+    parser.add_argument("--queries", type=int, default=16, help="most queries for each class")
     parser.add_argument("--seed", type=int, default=0, help="draws candidates, queries and random examples")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     options = parser.parse_args(args)
