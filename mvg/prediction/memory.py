@@ -16,12 +16,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mvg.episode import Pair
 from mvg.models.base import InContextModel
 from mvg.prediction.passes import bytes_of
 
 log = logging.getLogger(__name__)
 
 GIB = 1 << 30
+KERNELS = 64 << 20
+"""Bytes of libraries that are loaded, and of kernels that are compiled, only while the network works."""
+SLACK = 1.3
+"""What a process takes for each byte of tensors: freed pieces are not all used again, and kernels copy what they read.
+`python -m benchmarks.prediction_memory` measures it."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -97,8 +103,9 @@ def need_of(network: InContextModel, examples: int) -> Need | None:
                 memory = shadow.remember(images, targets)
             for batch in (1, 2):
                 query = torch.empty(batch, network.in_channels, *size)
+                coarse = Pair(query, torch.empty(batch, network.out_channels, *size)) if len(size) == 3 else None
                 with LiveBytes() as answering:
-                    shadow.answer(query, memory)
+                    shadow.answer(query, memory, coarse)
                 peaks.append(answering.peak)
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         log.info("the memory of %s is not estimated: it looks at values (%s)", type(network).__name__, type(error))
@@ -119,6 +126,11 @@ def fit_batch(need: Need, batch: int, room: int) -> int:
     """Returns the largest batch, at most `batch`, that so many bytes hold; 0 if not even one image fits."""
     fitting = [size for size in range(1, batch + 1) if need.memory + need.peak(size) <= room]
     return max(fitting, default=0)
+
+
+def whole_need(tensors: int) -> int:
+    """Bytes that a process takes, beside what it holds before, to work with so many bytes of tensors."""
+    return KERNELS + int(SLACK * tensors)
 
 
 def in_gib(count: float) -> str:

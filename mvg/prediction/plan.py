@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 
 from mvg.next_scale.level import Level, levels
-from mvg.prediction.memory import GIB, Need, fit_batch, in_gib, need_of, resident, voxels_of
+from mvg.next_scale.retrieval import SamePlace
+from mvg.prediction.memory import GIB, KERNELS, SLACK, Need, fit_batch, in_gib, need_of, resident, voxels_of, whole_need
 from mvg.prediction.outputs import Job
 from mvg.prediction.passes import LIMIT
 from mvg.prediction.predict_pictures import check_job
@@ -35,10 +36,11 @@ def volume_bytes(predictor: AnyPredictor, scan: Scan) -> int:
     voxels, members = voxels_of(scan.volume.values.shape), 0
     if isinstance(predictor, ScalePredictor):
         network = predictor.network
+        windows = predictor.plan.batch * voxels_of(network.image_size) * (network.in_channels + network.out_channels)
         painted = 4 * network.out_channels * 2  # the answer and its weights in the blending of windows
         context = sum(voxels_of(shown.target.shape) for shown in predictor.context)
         members = 4 * voxels if predictor.member_count else 0
-        return voxels * (4 + 6 + painted + 8) + context * (6 + 3 * network.out_channels) + members
+        return voxels * (4 + 6 + painted + 8) + context * (6 + 3 * network.out_channels) + members + 4 * windows
     if isinstance(predictor, VolumePredictor):
         members = 6 * voxels if predictor.predictor.member_count else 0
     return 20 * voxels + members
@@ -65,7 +67,8 @@ def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, l
         raise ValueError(f"`memory_limit` must be greater than 0 GiB, got {limit}")
     inner = plain(predictor)
     batch = inner.plan.batch if isinstance(inner, ScalePredictor) else inner.batch
-    room = int(limit * GIB) - resident() - largest_query(predictor, jobs)
+    before = program(inner)
+    room = int((limit * GIB - before - KERNELS) / SLACK) - largest_query(predictor, jobs)
     need = need_of(inner.network, examples)
     if need is None:
         raise ValueError("the memory of this network cannot be estimated; leave out --memory-limit and set --batch")
@@ -75,7 +78,7 @@ def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, l
         need = need_of(inner.network, examples) or need
         fitting = fit_batch(need, batch, room)
     if not fitting:
-        least = int(limit * GIB) - room + need.memory + need.peak(1)
+        least = before + whole_need(largest_query(predictor, jobs) + need.memory + need.peak(1))
         raise ValueError(
             f"one image with {examples} examples needs about {in_gib(least)}, more than `memory_limit` {limit} GiB; "
             "lower --context-size"
@@ -147,6 +150,21 @@ def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> 
     if isinstance(inner, Predictor):
         count = len(predictor.passes_of_query if isinstance(predictor, VolumePredictor) else inner.passes)
         kept = max(need.memory, min(count * need.memory, inner.shelf.limit))
-    parts = {"program": resident(), "contexts": kept, "network at work": need.peak(batch), "arrays of a query": arrays}
-    each = ", ".join(f"{name} {in_gib(size)}" for name, size in parts.items())
-    return f"memory: about {in_gib(sum(parts.values()))} at the peak, with {batch} images together ({each})"
+    work = need.peak(1 if asks_one_by_one(inner) else batch)
+    parts = {"contexts": kept, "network at work": work, "arrays of a query": arrays}
+    before, more = program(inner), whole_need(sum(parts.values()))
+    each = ", ".join(f"{name} {in_gib(size)}" for name, size in {"program": before, **parts}.items())
+    spare = in_gib(more - sum(parts.values()))
+    return f"memory: about {in_gib(before + more)} at the peak, with {batch} images together ({each}, spare {spare})"
+
+
+def asks_one_by_one(predictor: Predictor | ScalePredictor) -> bool:
+    """Tells whether each window has a context of its own, so that no two are answered together."""
+    return isinstance(predictor, ScalePredictor) and isinstance(predictor.plan.retrieval, SamePlace)
+
+
+def program(predictor: Predictor | ScalePredictor) -> int:
+    """Bytes that the process holds before it answers, with the libraries that it will need."""
+    if isinstance(predictor, ScalePredictor):
+        import monai.inferers.inferer  # noqa: F401  windows are blended by it
+    return resident()
