@@ -65,6 +65,7 @@ def simulate(folder: Path, cases: int, slices: int, classes: int) -> Path:
         pixels = {str(k): _run(slices, start) for k, start in zip(shown, starts, strict=True)}
         parts.append((slices, Facts.of({"image": [0.5] * slices}, {"labels": pixels})))
     write_index(source.folder, records, join(parts))
+    open_source(manifest).records()
     return manifest
 
 

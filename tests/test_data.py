@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,18 @@ def test_changed_file_of_equal_size_is_read_again(tmp_path):
         source = source_of(tmp_path, **options)
         image = source.read(source.items("train")[0]).images["image"]
         assert path.stat().st_size == size
+        assert torch.allclose(image, torch.tensor(value / 255), atol=1e-4)
+
+
+def test_changed_pixels_beside_a_header_are_read_again(tmp_path):
+    (tmp_path / "images").mkdir()
+    options = {"roles": {"image": "images"}, "intensity": {"image": Window(0, 255)}}
+    header = tmp_path / "images" / "p0.mhd"
+    for value in (51, 102):
+        sitk.WriteImage(sitk.GetImageFromArray(np.full((6, 12, 10), value, dtype=np.uint8)), str(header))
+        os.utime(header, ns=(0, 0))
+        source = source_of(tmp_path, **options)
+        image = source.read(source.items("train")[0]).images["image"]
         assert torch.allclose(image, torch.tensor(value / 255), atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """The manifest, sources that it lists, places in files, and the commands that write and check it."""
 
 import gzip
+import os
 import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -12,12 +13,14 @@ import pytest
 import SimpleITK as sitk
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_data import folder_of_volumes, source_of
 from test_readers import RAS, damage, write_nifti
 
 from mvg import cli
-from mvg.data import ManifestSource, Window
+from mvg.data import ManifestSource, Window, manifest
 from mvg.data.importers import Choice, assembly
 from mvg.data.importers.folders import read_folders
 from mvg.data.itk import read_itk
@@ -135,6 +138,62 @@ def test_manifest_gives_what_its_folder_gives(tmp_path):
         assert torch.equal(one.images["image"], other.images["image"])
         assert torch.equal(one.labels["labels"], other.labels["labels"])
         assert (one.spacing, one.ranges) == (other.spacing, other.ranges)
+
+
+@pytest.mark.parametrize("how", ["touch", "array", "row", "seal"])
+def test_sealed_index_opens_without_looking_at_cases_until_something_changes(tmp_path, monkeypatch, how):
+    path = manifest_of(folder_of_volumes(tmp_path, cases=2))
+    source, marked = listed(path), []
+    before = list(source.items("train"))
+    monkeypatch.setattr(
+        ManifestSource,
+        "mark",
+        lambda self, case, files, mark=ManifestSource.mark: (marked.append(case), mark(self, case, files))[1],
+    )
+    assert list(listed(path).items("train")) == before
+    assert not marked
+    if how == "touch":
+        os.utime(tmp_path / "images" / "p1.nii.gz", ns=(0, 0))
+    if how == "array":
+        next(source.folder.glob("*.npy")).unlink()
+    if how == "row":
+        path.write_text(path.read_text().replace("p1,p1,train,", "p1,q1,train,"))
+    if how == "seal":
+        (source.folder / "seal.json").write_text("[")
+    assert [item.case for item in listed(path).items("train")] == [item.case for item in before]
+    assert sorted(marked) == ["p0", "p1"]
+
+
+def test_changed_pixels_beside_a_header_break_the_seal(tmp_path):
+    (tmp_path / "images").mkdir()
+    header = tmp_path / "images" / "p0.mhd"
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((6, 12, 10), 9, dtype=np.uint8)), str(header))
+    path = tmp_path / "set.csv"
+    path.write_text("case,split,role,path\np0,train,image,images/p0.mhd\n")
+    first = listed(path).seal()
+    os.utime(header.with_suffix(".raw"), ns=(0, 0))
+    second = listed(path).seal()
+    header.with_suffix(".raw").unlink()
+    assert len({first, second, listed(path).seal()}) == 3
+    assert listed(path).seal() is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    cells=st.lists(
+        st.tuples(*map(st.sampled_from, ("ab", "pq", ("train", "val", "dev"), ("image", "labels"), ("", "f")))),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_quick_look_at_columns_never_misses_a_fault(cells):
+    columns = dict(zip(("case", "group", "split", "role", "sha256"), zip(*cells, strict=True), strict=True))
+    rows = [
+        Row(case, group, split, role, Location(Path(str(n))), "", mark)
+        for n, (case, group, split, role, mark) in enumerate(cells)
+    ]
+    agrees = manifest._agrees({"path": [], "modality": [], **columns})
+    assert agrees == (not manifest.find_faults(rows))
 
 
 def test_second_start_reads_no_image_and_a_changed_one_is_refused(tmp_path, monkeypatch):

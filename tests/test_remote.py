@@ -1,6 +1,9 @@
 """Manifests that name files in remote stores."""
 
 import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -48,6 +51,26 @@ def test_remote_files_of_another_kind_of_store_are_the_same_files(tmp_path, stor
     text = (tmp_path / "m.csv").read_text().replace("memory://scans/0.nii.gz", f"file://{local}")
     (tmp_path / "m.csv").write_text(text)
     assert list(source(tmp_path).items("train")) == items
+
+
+def test_files_of_a_server_are_the_same_files(tmp_path, store):
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp")
+    items = list(source(tmp_path).items("train"))
+    (tmp_path / "cache").rename(tmp_path / "other")
+    (tmp_path / "served").mkdir()
+    for number in range(3):
+        (tmp_path / "served" / f"{number}.nii.gz").write_bytes(store.cat(f"/scans/{number}.nii.gz"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        text = (tmp_path / "m.csv").read_text().replace("memory://scans", address)
+        (tmp_path / "m.csv").write_text(text)
+        assert list(source(tmp_path).items("train")) == items
+        (tmp_path / "m.csv").write_text(text.replace("2.nii.gz", "3.nii.gz"))
+        with pytest.raises(ValueError, match=r"3\.nii\.gz: the file does not exist"):
+            source(tmp_path).items("train")
+        server.shutdown()
 
 
 @pytest.mark.parametrize("how", ["changed", "gone"])

@@ -152,11 +152,13 @@ def select(
         case, inner, rows = case[kept], inner[kept], rows[kept]
         bits = {role: np.packbits(shares[rows] >= np.float32(wanted.least)) for role, shares in facts.content.items()}
         bits |= {role: np.packbits(np.array(has, dtype=np.bool_)[case]) for role, has in labelled.items()}
-        shown = np.zeros(int(sizes.sum()), dtype=np.bool_)
+        place = np.full(int(sizes.sum()), len(rows), dtype=np.int32)  # of each slice among the items, or behind them
+        place[rows] = np.arange(len(rows), dtype=np.int32)
+        shown = np.empty(len(rows) + 1, dtype=np.bool_)
         for key, (found, pixels) in facts.marks.items():
             shown[:] = False
-            shown[found[pixels >= min_pixels]] = True
-            bits[key] = np.packbits(shown[rows])
+            shown[place[found[pixels >= min_pixels]]] = True
+            bits[key] = np.packbits(shown[:-1])
         yield Items(
             cases=names,
             groups=list(numbers),

@@ -17,6 +17,7 @@ from mvg.data.archive import close_archives
 from mvg.data.cache import collector_paused, default_folder, digest, read_part, stamp, write_array
 from mvg.data.facts import Facts, Selection, select
 from mvg.data.intensity import Intensity
+from mvg.data.itk import pixel_file
 from mvg.data.location import Location
 from mvg.data.preparation import SLICES, Recipe, load, prepare
 from mvg.data.source import Source
@@ -103,8 +104,13 @@ class FileSource(Source):
         """Returns the patient of each of some cases, and the cases of each split, sorted."""
 
     def mark(self, case: str, files: Files) -> str:
-        """Returns what changes when a case has to be prepared again."""
-        return stamp([location.path for location in files.values()])
+        """Returns what changes when a case has to be prepared again: its files, and those that hold their pixels."""
+        paths = [location.path for location in files.values()]
+        return stamp([*paths, *filter(None, map(pixel_file, paths))])
+
+    def seal(self) -> str | None:
+        """Returns what changes when any case may have to be prepared again, if that is known without listing them."""
+        return None
 
     def verify(self, case: str, files: Files) -> None:
         """Looks at the files of a case before they are prepared. Raises ValueError naming a file that is wrong."""
@@ -151,7 +157,11 @@ class FileSource(Source):
             return self._records
         faults: list[str] = []
         with collector_paused():
-            cases, store = self.files(), Store(self.folder)
+            seal, store = self.seal(), Store(self.folder)
+            if known := store.sealed(seal):
+                self._records, self._facts = known
+                return self._records
+            cases = self.files()
             kept = self._find(store, cases, faults)
         records, fresh = {}, 0
         for case, (mark, record) in kept.items():
@@ -168,6 +178,7 @@ class FileSource(Source):
             raise ValueError(
                 f"source {self.name!r}: {len(faults)} of {len(cases)} cases fail: {'; '.join(faults[:_SHOWN])}"
             )
+        store.seal(records, seal)
         self._records, self._facts = records, facts
         return records
 

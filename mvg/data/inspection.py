@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mvg.data.file_source import FileSource
 from mvg.data.manifest_source import ManifestSource
 from mvg.data.source import SPLITS
 from mvg.data.subject import Item
@@ -73,7 +74,7 @@ def _doubts(source: ManifestSource) -> Iterator[str]:
         yield "Doubtful: the manifest holds no hashes; changed files and copies in two splits cannot be found."
 
 
-def draw_sheet(source: ManifestSource, rows: int = ROWS, size: int = 160) -> Image:
+def draw_sheet(source: FileSource, rows: int = ROWS, size: int = 160) -> Image:
     """Draws the image roles of some cases of every split, and each label map over the reference image.
 
     Args:
@@ -87,9 +88,8 @@ def draw_sheet(source: ManifestSource, rows: int = ROWS, size: int = 160) -> Ima
     from mvg.prediction.preview import show
 
     labels = sorted(source.recipe.label_roles)
-    images = [
-        role for role in dict.fromkeys(role for found in source.rows.values() for role in found) if role not in labels
-    ]
+    roles = dict.fromkeys(role for record in source.records().values() for role in record["files"])
+    images = [role for role in roles if role not in labels]
     pages, names = [], []
     for split in SPLITS:
         for item in _examples(source.items(split), rows):
@@ -101,7 +101,9 @@ def draw_sheet(source: ManifestSource, rows: int = ROWS, size: int = 160) -> Ima
             pages.append(row)
             names.append(f"{split} {item.case}" + ("" if item.slice is None else f" slice {item.slice}"))
     if not pages:
-        raise ValueError(f"{source.manifest}: all images are empty, none can be drawn; check files and intensity rules")
+        raise ValueError(
+            f"source {source.name!r}: all images are empty, none can be drawn; check files and intensity rules"
+        )
     return sheet(pages, [*images, *labels], names)
 
 

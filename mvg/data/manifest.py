@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from mvg.data.source import SPLITS
 COLUMNS = ("case", "group", "split", "role", "path", "modality", "sha256")
 REQUIRED = ("case", "split", "role", "path")
 PARQUET = ".parquet"
+LABELS = "labels"
+"""How the names of label roles start."""
 FETCHED = "fetched"
 """Folder, in the cache, of files from remote stores."""
 _SHOWN = 10
@@ -53,10 +57,61 @@ class Row:
 
 def is_label(role: str) -> bool:
     """Tells label roles by their names, `labels` and what starts so."""
-    return role.startswith("labels")
+    return role.startswith(LABELS)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A manifest as columns, which hold millions of cells without an object for each row.
+
+    Attributes:
+        path: Where it lies.
+        columns: Each name of `COLUMNS` to its cells; patients and hashes are filled in.
+        mark: Hash of the file.
+    """
+
+    path: Path
+    columns: Mapping[str, Sequence[str]]
+    mark: str
+
+    def rows(self, fetched: Path | None = None) -> list[Row]:
+        """Returns its rows; files from remote stores lie below `fetched`, by default in the user's cache."""
+        folder = fetched or default_folder() / FETCHED
+        case, group, split, role, place, modality, sha256 = (self.columns[name] for name in COLUMNS)
+        where = (_locate(*cells, self.path.parent, folder) for cells in zip(place, sha256, strict=True))
+        return list(map(Row, case, group, split, role, where, modality, sha256))
+
+    def files(self, fetched: Path | None = None) -> list[str]:
+        """Returns the paths of all files, each once, in the order of the rows."""
+        folder, home = fetched or default_folder() / FETCHED, str(self.path.parent)
+        return list(
+            dict.fromkeys(
+                str(_locate(place, sha256, self.path.parent, folder).path)
+                if "#" in place or ":" in place
+                else os.path.join(home, place)
+                for place, sha256 in zip(self.columns["path"], self.columns["sha256"], strict=True)
+            )
+        )
+
+
+def _locate(place: str, sha256: str, folder: Path, fetched: Path) -> Location:
+    return locate(place, sha256, fetched) if is_remote(place) else Location.parse(place, folder)
 
 
 def read_manifest(path: Path, fetched: Path | None = None) -> list[Row]:
+    """Reads a manifest as rows; see `read_table`.
+
+    Args:
+        path: `.csv` (UTF-8, commas) or `.parquet`.
+        fetched: Folder of fetched files; by default `fetched` in the user's cache.
+
+    Raises:
+        ValueError: If the manifest is missing, unreadable or empty, or `find_faults` finds something.
+    """
+    return read_table(path).rows(fetched)
+
+
+def read_table(path: Path) -> Table:
     """Reads a manifest and checks what its rows say, but not whether the files are there.
 
     The columns are `case, group, split, role, path, modality, sha256`; further ones are ignored. `group`, `modality`
@@ -66,54 +121,66 @@ def read_manifest(path: Path, fetched: Path | None = None) -> list[Row]:
 
     Args:
         path: `.csv` (UTF-8, commas) or `.parquet`.
-        fetched: Folder of fetched files; by default `fetched` in the user's cache.
 
     Raises:
         ValueError: If the manifest is missing, unreadable or empty, or `find_faults` finds something.
     """
-    table = _read_parquet(path) if path.suffix.lower() == PARQUET else _read_csv(path)
-    rows = []
-    for number, fields in enumerate(table, 2):
-        empty = [name for name in REQUIRED if name != "split" and not fields.get(name)]
-        if empty:
-            raise ValueError(f"{path}: row {number} has no {' and no '.join(empty)}; fill it in or remove the row")
-        case, role, place = fields["case"], fields["role"], fields["path"]
-        others = (fields.get("modality") or "", (fields.get("sha256") or "").lower())
-        if is_remote(place):
-            location = locate(place, others[1], fetched or default_folder() / FETCHED)
-        else:
-            location = Location.parse(place, path.parent)
-        rows.append(Row(case, fields.get("group") or case, fields["split"], role, location, *others))
-    if not rows:
-        raise ValueError(f"{path}: the manifest holds no rows; add one for each file")
-    check_rows(rows, path)
-    return rows
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
+    read = _read_parquet if path.suffix.lower() == PARQUET else _read_csv
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        table = list(csv.DictReader(io.StringIO(text), restval="", strict=True))
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: the manifest does not exist; `mvg data prepare` writes one") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: the manifest cannot be read as CSV in UTF-8 ({error})") from error
-    _check_columns(path, table[0] if table else text.partition("\n")[0].split(","))
-    return [
-        {name.strip(): value.strip() for name, value in fields.items() if isinstance(value, str)} for fields in table
-    ]
+    except OSError as error:
+        raise ValueError(f"{path}: the manifest cannot be read ({error})") from error
+    columns = read(path, content)
+    count = len(columns["case"])
+    if not count:
+        raise ValueError(f"{path}: the manifest holds no rows; add one for each file")
+    _check_cells(path, columns)
+    columns = {name: columns.get(name, [""] * count) for name in COLUMNS}
+    columns["group"] = [group or case for group, case in zip(columns["group"], columns["case"], strict=True)]
+    columns["sha256"] = list(map(str.lower, columns["sha256"]))
+    table = Table(path, columns, hashlib.sha256(content).hexdigest())
+    if not _agrees(columns):
+        check_rows(table.rows(), path)
+    return table
 
 
-def _read_parquet(path: Path) -> list[dict[str, str]]:
-    parquet = _parquet(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: the manifest does not exist; `mvg data prepare` writes one")
+def _read_csv(path: Path, content: bytes) -> dict[str, list[str]]:
     try:
-        table = parquet.read_table(path).to_pylist()
+        lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        names, *table = [line for line in lines if line] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: the manifest cannot be read as CSV in UTF-8 ({error})") from error
+    names = list(map(str.strip, names))
+    _check_columns(path, names)
+    if any(len(line) < len(names) for line in table):
+        table = [line + [""] * (len(names) - len(line)) for line in table]
+    cells = zip(*table, strict=False) if table else ((),) * len(names)
+    return {name: list(map(str.strip, column)) for name, column in zip(names, cells, strict=False) if name in COLUMNS}
+
+
+def _read_parquet(path: Path, content: bytes) -> dict[str, list[str]]:
+    try:
+        table = _parquet(path).read_table(io.BytesIO(content))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: the manifest cannot be read as Parquet ({error})") from error
-    _check_columns(path, table[0] if table else COLUMNS)
-    return [{name: "" if value is None else str(value) for name, value in fields.items()} for fields in table]
+    _check_columns(path, table.column_names)
+    return {
+        name: ["" if value is None else str(value) for value in table.column(name).to_pylist()]
+        for name in COLUMNS
+        if name in table.column_names
+    }
+
+
+def _check_cells(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError for the first row that lacks something."""
+    needed = [name for name in REQUIRED if name != "split"]
+    if all(all(columns[name]) for name in needed):
+        return
+    number = min(columns[name].index("") for name in needed if "" in columns[name])
+    empty = [name for name in needed if not columns[name][number]]
+    raise ValueError(f"{path}: row {number + 2} has no {' and no '.join(empty)}; fill it in or remove the row")
 
 
 def _parquet(path: Path) -> Any:
@@ -165,6 +232,25 @@ def check_rows(rows: Sequence[Row], place: Path) -> None:
     if faults := find_faults(rows):
         more = [f"and {len(faults) - _SHOWN} more of this kind"] if len(faults) > _SHOWN else []
         raise ValueError(f"{place}: {'; '.join(faults[:_SHOWN] + more)}")
+
+
+def _agrees(columns: Mapping[str, Sequence[str]]) -> bool:
+    """Says that `find_faults` finds nothing, quickly; where it may find something, False."""
+    case, group, split, role, _, _, sha256 = (columns[name] for name in COLUMNS)
+    owners = set(zip(case, group, split, strict=True))
+    homes = {(group, split) for _, group, split in owners}
+    images = {
+        (mark, split)
+        for mark, split, role in zip(sha256, split, role, strict=True)
+        if mark and not role.startswith(LABELS)
+    }
+    return (
+        set(split) <= set(SPLITS)
+        and len(set(zip(case, role, strict=True))) == len(case)
+        and len({case for case, _, _ in owners}) == len(owners)
+        and len({group for group, _ in homes}) == len(homes)
+        and len({mark for mark, _ in images}) == len(images)
+    )
 
 
 def find_faults(rows: Sequence[Row]) -> list[str]:

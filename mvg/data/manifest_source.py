@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mvg.data.cache import digest, stamp
+import numpy as np
+
+from mvg.data.cache import digest
 from mvg.data.file_source import Files, FileSource
 from mvg.data.intensity import Intensity
-from mvg.data.itk import pixel_file
+from mvg.data.itk import HEADERS, pixel_file
 from mvg.data.location import Location, fingerprint
-from mvg.data.manifest import FETCHED, Row, is_label, read_manifest
+from mvg.data.manifest import FETCHED, Row, Table, is_label, read_table
 from mvg.data.remote import fetch
 from mvg.data.source import SPLITS
 
@@ -101,13 +104,21 @@ class ManifestSource(FileSource):
         self.terms, self.commercial = terms, commercial
 
     @cached_property
+    def table(self) -> Table:
+        """The manifest as columns."""
+        return read_table(Path(self.manifest))
+
+    @cached_property
     def rows(self) -> dict[str, dict[str, Row]]:
         """Case, in order of names, to role to row."""
         cases: dict[str, dict[str, Row]] = {}
-        fetched = Path(self.cache) / FETCHED if self.cache is not None else None
-        for row in sorted(read_manifest(Path(self.manifest), fetched), key=lambda row: row.case):
+        for row in sorted(self.table.rows(self._fetched), key=lambda row: row.case):
             cases.setdefault(row.case, {})[row.role] = row
         return cases
+
+    @property
+    def _fetched(self) -> Path | None:
+        return Path(self.cache) / FETCHED if self.cache is not None else None
 
     def files(self) -> dict[str, dict[str, Location]]:
         """Returns case to role to where its image lies; remote files are fetched if they are not there yet.
@@ -131,14 +142,16 @@ class ManifestSource(FileSource):
         Raises:
             ValueError: If no image role is there in every case, or the given reference is not.
         """
-        roles = Counter(role for rows in self.rows.values() for role in rows)
+        listed, named = self.table.columns["case"], self.table.columns["role"]
+        roles, first, count = Counter(named), min(listed), len(set(listed))
         labels = frozenset(role for role in roles if is_label(role))
-        whole = [role for role, count in roles.items() if role not in labels and count == len(self.rows)]
+        leading = [role for case, role in zip(listed, named, strict=True) if case == first]
+        whole = [role for role in leading if role not in labels and roles[role] == count]
         if not whole or self.reference not in (None, *whole):
-            counts = ", ".join(f"{role} in {count}" for role, count in roles.items() if role not in labels)
+            counts = ", ".join(f"{role} in {found}" for role, found in roles.items() if role not in labels)
             wanted = f"role {self.reference!r}" if self.reference else "one image role"
             raise ValueError(
-                f"{self.manifest}: {wanted} must be there in each of the {len(self.rows)} cases, "
+                f"{self.manifest}: {wanted} must be there in each of the {count} cases, "
                 f"found {counts or 'none'}; add the files or remove the cases"
             )
         return labels, self.reference or whole[0]
@@ -149,16 +162,29 @@ class ManifestSource(FileSource):
 
     def assign(self, cases: Sequence[str]) -> tuple[Mapping[str, str], Mapping[str, Sequence[str]]]:
         """Returns patients and splits as the manifest states them."""
-        first = {case: next(iter(self.rows[case].values())) for case in sorted(cases)}
-        chosen = {split: tuple(case for case, row in first.items() if row.split == split) for split in SPLITS}
-        return {case: row.group for case, row in first.items()}, chosen
+        columns = self.table.columns
+        group_of = dict(zip(columns["case"], columns["group"], strict=True))
+        split_of = dict(zip(columns["case"], columns["split"], strict=True))
+        ordered = sorted(cases)
+        chosen = {split: tuple(case for case in ordered if split_of[case] == split) for split in SPLITS}
+        return {case: group_of[case] for case in ordered}, chosen
+
+    def seal(self) -> str | None:
+        """Returns what changes with the manifest and with any of its files; None if a file is missing."""
+        paths = self.table.files(self._fetched)
+        try:
+            beside = [pixel_file(Path(path)) for path in paths if path.lower().endswith(HEADERS)]
+            seen = map(os.stat, [*paths, *filter(None, beside)])
+            looks = np.array([(look.st_size, look.st_mtime_ns) for look in seen], dtype=np.int64)
+        except (OSError, ValueError):
+            return None
+        return hashlib.sha256(self.table.mark.encode() + looks.tobytes()).hexdigest()
 
     def mark(self, case: str, files: Files) -> str:
         """Returns what changes with the files of a case and with what the manifest says of them."""
         rows = self.rows[case]
         stated = [[role, str(row.location).removeprefix(self._prefix), row.sha256] for role, row in rows.items()]
-        beside = [path for location in files.values() if (path := pixel_file(location.path))]
-        return digest(super().mark(case, files), stated, *([stamp(beside)] if beside else []))
+        return digest(super().mark(case, files), stated)
 
     def verify(self, case: str, files: Files) -> None:
         """Compares the files of a case with their hashes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mvg.data.facts import Facts, join, read_facts
 Record = dict[str, Any]
 
 _TRIES = 3
+_SEAL = "seal.json"
 
 
 def part_name(case: str, mark: str) -> str:
@@ -36,8 +38,6 @@ class Store:
         self.folder = folder
         self.present = set(os.listdir(folder)) if folder.is_dir() else set()
         self._name, self._known, self._all = self._open()
-        ends = np.cumsum([int(record["count"]) for record in self._known.values()], dtype=np.int64).tolist()
-        self._starts = dict(zip(self._known, [0, *ends], strict=False))
         self._fresh: dict[str, Facts] = {}
 
     def _open(self) -> tuple[str, dict[str, Record], Facts]:
@@ -50,6 +50,19 @@ class Store:
             if facts is not None:
                 return index["facts"], index["cases"], facts
         return "", {}, Facts()
+
+    def sealed(self, seal: str | None) -> tuple[dict[str, Record], Facts] | None:
+        """Returns all that is known if the index was sealed with this very word, and no array is missing."""
+        if not seal or not self._known or read_json(self.folder / _SEAL) != [self._name, seal]:
+            return None
+        wanted = {name for record in self._known.values() for name in record["files"].values()}
+        return (self._known, self._all) if wanted <= self.present else None
+
+    def seal(self, records: Mapping[str, Record], seal: str | None) -> None:
+        """Notes that the index holds just these cases as long as the word stays; a cache may be read-only."""
+        if seal is not None:
+            with suppress(OSError):
+                write_json(self.folder / _SEAL, [index_name(records), seal])
 
     def find(self, case: str, mark: str) -> Record | None:
         """Returns the record of a case if its arrays are there and those of the present files."""
@@ -86,9 +99,11 @@ class Store:
         """
         if self._name and list(records) == list(self._known) and not self._fresh:
             return self._all
+        ends = np.cumsum([int(record["count"]) for record in self._known.values()], dtype=np.int64).tolist()
+        starts = dict(zip(self._known, [0, *ends], strict=False))
         parts = []
         for case, record in records.items():
-            start = self._starts.get(case, 0)
+            start = starts.get(case, 0)
             facts = self._fresh[case] if case in self._fresh else self._all.part(start, start + record["count"])
             parts.append((record["count"], facts))
         joined = join(parts)
@@ -101,9 +116,14 @@ class Store:
         return joined
 
 
+def index_name(records: Mapping[str, Record]) -> str:
+    """Names the file with the facts of all slices of some cases."""
+    return f"facts-{digest({case: record['stamp'] for case, record in records.items()})}.npz"
+
+
 def write_index(folder: Path, records: Mapping[str, Record], facts: Facts) -> str:
     """Writes the facts of all slices and then the index, which names their file; returns that name."""
-    name = f"facts-{digest({case: record['stamp'] for case, record in records.items()})}.npz"
+    name = index_name(records)
     facts.write(folder / name)
     write_json(folder / "index.json", {"facts": name, "cases": dict(records)})
     return name
