@@ -15,6 +15,7 @@ from test_predict_volumes import command, refused  # noqa: F401
 
 from mvg.data.dicom import find_series, read_series
 from mvg.data.manifest import read_manifest
+from mvg.prediction.rasters import images_in
 from mvg.prediction.scans import read_scan
 
 CANARY = "CANARY^JOHN"
@@ -164,3 +165,8 @@ def test_command_answers_a_folder_of_series(command, caplog):  # noqa: F811
 def test_command_refuses_a_damaged_series(refused):  # noqa: F811
     write_series(Path("series"), shape=(4, 4, 8), leave_out=[3])
     assert "IM9: it lies 5 mm above IM6" in refused("--input", "series")
+
+
+def test_a_folder_of_slices_is_asked_once(tmp_path):
+    write_series(tmp_path)
+    assert list(images_in(tmp_path / CANARY)) == [find_series(tmp_path)[0].name]

@@ -23,7 +23,7 @@ from mvg.data.readers import (
     open_picture,
     picture_fault,
 )
-from mvg.prediction.scans import SCANS, is_scan
+from mvg.prediction.scans import SCANS, is_scan, is_slice
 from mvg.prediction.subjects import image_of, is_image, picture_values
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def images_in(folder: Path) -> dict[str, Path]:
         ValueError: If there are none, or both, or two of one name.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    files = [path for path in files if is_scan(path) or path.suffix.lower() in READABLE]
+    files = [path for path in files if (is_scan(path) or path.suffix.lower() in READABLE) and not is_slice(path)]
     found: dict[str, Path] = {}
     for path in files:
         name = case_name(path)
