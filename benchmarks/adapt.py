@@ -65,7 +65,7 @@ from tasks.painting import gather
 logger = logging.getLogger(__name__)
 
 METHODS = ("context", "prompt", "lora", "head", "full", "unet")
-TRAINED: Mapping[str, float] = {**RATES, "unet": RATE}
+TRAINED: Mapping[str, float] = {**{str(name): rate for name, rate in RATES.items()}, "unet": RATE}
 """Methods that are trained, and the learning rate of each where none was chosen."""
 CHOSEN = "rates.json"
 CONFIGS = {"val": "configs/data/real.yaml", "test": "configs/data/unseen.yaml"}

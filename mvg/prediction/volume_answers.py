@@ -113,7 +113,8 @@ class VolumeAnswerer(ABC):
         """
         scan = scan_of(volume)
         asked = self.ask(scan)
-        answer, agreement = next(asked.answers), None
+        answer = next(asked.answers)
+        agreement: Agreement | None = None
         for member in asked.answers:
             agreement = agreement or Agreement(answer, self.classes)
             agreement.add(member)

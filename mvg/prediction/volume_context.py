@@ -32,9 +32,15 @@ _AIR, _CONTENT = 0.05, 0.02
 class AnyPredictor(Protocol):
     """What is asked for a network: its task, and the seed of colours."""
 
-    network: InContextModel
-    task: Task
     seed: int
+
+    @property
+    def network(self) -> InContextModel:
+        """The network."""
+
+    @property
+    def task(self) -> Task:
+        """What the context shows."""
 
 
 @dataclass(frozen=True)
