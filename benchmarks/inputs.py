@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.protocol import Mask, Truth
+from benchmarks.protocol import Truth
 from benchmarks.suite import Case, Question, Suite, SuiteSet, case_hash, files_of
-from benchmarks.surfaces import box_of
+from benchmarks.surfaces import Mask, box_of
 from mvg.data.file_source import FileSource
 from mvg.data.geometry import resize, resize_labels
 from mvg.data.intensity import FullScale, Percentiles, normalise
@@ -166,7 +166,7 @@ class Inputs:
             raise ValueError(f"case {case.case!r} of {case.dataset} lacks the image that {self.question.name} asks for")
         clean = pair.target[0].numpy()
         hole = marked(pair).numpy() if isinstance(asked, Inpainting) else None
-        shown_images = pair.image[: self.question.inputs].clamp(0, 1).numpy()
+        shown_images = list(pair.image[: self.question.inputs].clamp(0, 1).numpy())
         return self._write(name, grid, shown_images, clean, self._truth(grid, image=clean, hole=hole))
 
     def mismatch(self, examples: Sequence[Example]) -> list[Example]:

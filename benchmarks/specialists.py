@@ -95,14 +95,13 @@ class UNetSpecialists(Entrant):
         assert self.network is not None
         assert self.question is not None
         slices, axis = read_slices(first_of(image), self.question.slices)
-        small, found = resize(slices, self.facts["image_size"])[:, None], []
+        small, found = resize(slices, self.facts["image_size"])[:, None], list[torch.Tensor]()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             for part in small.split(self.batch_size):
                 painted = self.network(part).float()
                 whole = resize(painted.flatten(0, 1), slices.shape[1:]).view(*painted.shape[:2], *slices.shape[1:])
-                found.append(
-                    whole.argmax(1) == self.question.label if self.network.classes else whole[:, 0].clamp(0, 1)
-                )
+                classes: torch.Tensor = whole.argmax(1) == self.question.label
+                found.append(classes if self.network.classes else whole[:, 0].clamp(0, 1))
         values = torch.cat(found)
         answer = (values[0] if axis is None else from_slices(values, axis)).numpy()
         return answer.astype(np.uint8 if self.network.classes else np.float32)

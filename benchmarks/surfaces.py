@@ -50,8 +50,8 @@ def surface_scores(
             f"masks must have one shape, and a spacing for each axis, got {found.shape}, {true.shape}, {len(spacing)}"
         )
     box = box_of(found | true)
-    masks = [mask[box] for mask in (found, true)]
-    return {"nsd": nsd(*masks, spacing, tolerance), "hd95": hd95(*masks, spacing, worst)}
+    found, true = found[box], true[box]
+    return {"nsd": nsd(found, true, spacing, tolerance), "hd95": hd95(found, true, spacing, worst)}
 
 
 def nsd(found: Mask, true: Mask, spacing: Sequence[float], tolerance: float) -> float:

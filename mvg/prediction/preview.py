@@ -118,14 +118,14 @@ def draw_slices(
     """
     count, height, width = images.shape
     shape = (height, max(1, round(width * pixel[1] / pixel[0])))
-    peak = None if uncertainty is None else peak_of(uncertainty, answers)
     rows, names = [], []
     for number in chosen_slices(answers):
         image, answer = resize(images[number][None], shape), answers[number]
         target = resize(answer[None], shape) if answer.is_floating_point() else resize_labels(answer, shape)
         rows.append([to_picture(image, size), show(image, target, size)])
         if uncertainty is not None:
-            rows[-1].append(draw_heat(resize(uncertainty[number][None], shape)[0] / peak, size))
+            heat = uncertainty[number][None] / peak_of(uncertainty, answers)
+            rows[-1].append(draw_heat(resize(heat, shape)[0], size))
         names.append(f"{name}, slice {number + 1} of {count}")
     titles = ["query", "answer", *([] if uncertainty is None else ["uncertainty"])]
     return with_legend(sheet(rows, titles, names), classes or {})
