@@ -142,6 +142,7 @@ def select(
     starts = np.cumsum(sizes) - sizes
     numbers: dict[str, int] = {}
     group_of = np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int32)
+    marks = {key: found[pixels >= min_pixels] for key, (found, pixels) in facts.marks.items()}
     for wanted in selections:
         chosen = np.array(wanted.cases, dtype=np.int64)
         lengths = sizes[chosen]
@@ -155,9 +156,9 @@ def select(
         place = np.full(int(sizes.sum()), len(rows), dtype=np.int32)  # of each slice among the items, or behind them
         place[rows] = np.arange(len(rows), dtype=np.int32)
         shown = np.empty(len(rows) + 1, dtype=np.bool_)
-        for key, (found, pixels) in facts.marks.items():
+        for key, found in marks.items() if len(rows) else ():
             shown[:] = False
-            shown[place[found[pixels >= min_pixels]]] = True
+            shown[place[found]] = True
             bits[key] = np.packbits(shown[:-1])
         yield Items(
             cases=names,

@@ -174,10 +174,10 @@ class ManifestSource(FileSource):
         paths = self.table.files(self._fetched)
         try:
             beside = [pixel_file(Path(path)) for path in paths if path.lower().endswith(HEADERS)]
-            seen = map(os.stat, [*paths, *filter(None, beside)])
-            looks = np.array([(look.st_size, look.st_mtime_ns) for look in seen], dtype=np.int64)
+            seen = [os.stat(path) for path in [*paths, *map(str, filter(None, beside))]]
         except (OSError, ValueError):
             return None
+        looks = np.array([(look.st_size, look.st_mtime_ns) for look in seen], dtype=np.int64)
         return hashlib.sha256(self.table.mark.encode() + looks.tobytes()).hexdigest()
 
     def mark(self, case: str, files: Files) -> str:

@@ -125,6 +125,8 @@ def _amos(name: str, kind: str, numbers: str, benchmark: tuple[int, int], notes:
         tasks=SEGMENTATION,
         benchmark=benchmark,
         notes=notes,
+        checked="folders, counts and numbers in its readme (read in a copy); on the page of its article (OpenReview) "
+        "the licence begins with CC BY-NC",
     )
 
 
@@ -164,6 +166,7 @@ WORD = PublicSet(
     tasks=SEGMENTATION,
     benchmark=(100, 20),
     notes="the paper's 20 test cases are the official validation split",
+    checked="licence and statement in the readme of its repository",
 )
 
 _BTCV_FILES = Files(
@@ -214,6 +217,7 @@ FLARE = PublicSet(
     spacing="2.5 mm slices",
     tasks=SEGMENTATION,
     notes="the images are from the MSD pancreas task: never train on one and test on the other",
+    checked="50 labelled cases, all with disease of the pancreas, on the challenge's page; the licence was not read",
 )
 
 TOTAL_SEGMENTATOR = PublicSet(
@@ -224,7 +228,7 @@ TOTAL_SEGMENTATOR = PublicSet(
     modality="CT",
     tree=Tree(
         ("meta.csv (image_id;...;split)", "s0000/ct.nii.gz", "s0000/segmentations/{structure}.nii.gz"),
-        "a listing of its folders; the columns of meta.csv are inferred",
+        "a listing of its folders; that meta.csv holds the split is in its repository's readme; columns are inferred",
         sure=False,
     ),
     read=read_total_segmentator,
@@ -236,6 +240,8 @@ TOTAL_SEGMENTATOR = PublicSet(
     tasks=SEGMENTATION,
     notes="a mask for each structure is joined into one map; indices are alphabetical, not those of the tool. "
     "Its labels were made by a network and corrected",
+    checked="1,228 subjects and the split in meta.csv, in the readme of its repository; the licence as a re-release of "
+    "the set states it, not at its own record",
 )
 
 SETS = (AMOS_CT, AMOS_MRI, WORD, BTCV, FLARE, TOTAL_SEGMENTATOR)

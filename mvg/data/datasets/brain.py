@@ -121,7 +121,12 @@ def _topcow(name: str, kind: str, intensity: dict[str, Window]) -> PublicSet:
         name=f"topcow-{name}",
         title=f"TopCoW 2024, {kind}",
         homepage="https://topcow24.grand-challenge.org, doi:10.5281/zenodo.15692630",
-        terms=Terms("that of its record", None, "see its record"),
+        terms=Terms(
+            "open use with its source named; commercial use by permission of the data owner (USZ)",
+            False,
+            "non-commercial; name the source",
+            checked=True,
+        ),
         modality=kind,
         tree=Tree(read.words, "code that reads archive TopCoW2024_Data_Release.zip"),
         read=read,
@@ -132,6 +137,8 @@ def _topcow(name: str, kind: str, intensity: dict[str, Window]) -> PublicSet:
         spacing="about 0.3 x 0.3 x 0.6 mm" if name == "mr" else "about 0.45 x 0.45 x 0.7 mm",
         tasks=SEGMENTATION,
         notes="CTA and MRA are of the same patients: keep one split if both are used; class 13 and 14 do not exist",
+        checked="terms in License.txt of its release (read in a copy of it); pairs of both kinds in the article of the "
+        "challenge (arXiv 2312.17670)",
     )
 
 
@@ -167,6 +174,7 @@ ISLES = PublicSet(
             "init_args": {"sources": ["dwi", "adc"], "targets": ["dwi", "adc"]},
         },
     },
+    checked="250 public and 150 hidden cases in its article (doi:10.1038/s41597-022-01875-5); the licence was not read",
 )
 
 _ATLAS_NAME = "Training/{site}/{patient}/ses-1/anat/{patient}_ses-1_space-MNI152NLin2009aSym_"
@@ -185,9 +193,7 @@ ATLAS = PublicSet(
     homepage="https://fcon_1000.projects.nitrc.org/indi/retro/atlas.html",
     terms=Terms("terms of use (application)", None, "ask its authors"),
     modality="MRI",
-    tree=Tree(
-        _ATLAS_FILES.words, "code that reads folder ATLAS_2 (names of files); folders of sites are inferred", False
-    ),
+    tree=Tree(_ATLAS_FILES.words, "code that reads folder ATLAS_2, and a listing of it"),
     read=_ATLAS_FILES,
     shares=(0.7, 0.1, 0.2),
     split="seeded by share of the 655 labelled patients; `Testing` has no labels and is not read",
@@ -195,6 +201,9 @@ ATLAS = PublicSet(
     spacing="1 mm, in MNI space",
     tasks=SEGMENTATION,
     notes="the archive is encrypted; its password comes with the approval",
+    checked="655 labelled, 300 and 316 hidden cases in its article (Scientific Data 9:320); folders and files in a "
+    "listing of the release (openmedlab, Awesome-Medical-Dataset); that terms are agreed to and a password is sent, on "
+    "the page of the first release. The terms themselves were not read",
 )
 
 _IXI_FILES = Files(
@@ -227,6 +236,7 @@ IXI = PublicSet(
         "denoising": {"class_path": "tasks.Denoising", "init_args": {"role": "t2", "kinds": ["rician"]}},
     },
     notes="some subjects lack a contrast: those without T2 or PD are left out. T1 is not registered to T2",
+    checked="the licence as TorchIO's documentation of the set states it, not at the set's own page",
 )
 
 _WMH_FILES = Files(
@@ -259,6 +269,8 @@ WMH = PublicSet(
         "synthesis": {"class_path": "tasks.Synthesis", "init_args": {"sources": ["t1"], "targets": ["image"]}},
     },
     notes="`orig` and `additional_annotations` are not read",
+    checked="labels (0, 1, 2), 60 training and 110 test cases, and that all are public, on the challenge's pages; the "
+    "licence was not read",
 )
 
 _OASIS_FILES = Files(
@@ -282,6 +294,8 @@ OASIS = PublicSet(
     spacing="1 mm, skull removed",
     tasks=SEGMENTATION,
     notes="labels are automatic (FreeSurfer); the finer map seg35 is not read. The order of the classes is inferred",
+    checked="414 subjects, names of files, automatic labels and the agreement that applies, in its readme "
+    "(neurite-oasis.md); the agreement itself was not read",
 )
 
 SETS = (BRATS_GLI, BRATS_LOCAL, TOPCOW_MR, TOPCOW_CT, ISLES, ATLAS, IXI, WMH, OASIS)

@@ -74,6 +74,7 @@ class PublicSet:
         tasks: Task name to class path and arguments.
         benchmark: Cases for training and test in the table of the MVG paper; None if it is not one of its sets.
         notes: What to know before use.
+        checked: What was compared with which page of the data set or of others; empty if nothing was.
         real: Which real files the recipe was run on; empty if on generated trees alone.
     """
 
@@ -95,6 +96,7 @@ class PublicSet:
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     benchmark: tuple[int, int] | None = None
     notes: str = ""
+    checked: str = ""
     real: str = ""
 
 

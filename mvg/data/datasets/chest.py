@@ -52,6 +52,7 @@ def _low_dose(name: str, part: str, letter: str, dose: str, window: Window, note
         tasks={"denoising": {"class_path": "tasks.Denoising", "init_args": {"role": "image", "degraded": "noisy"}}},
         benchmark=(200, 59) if letter == "C" else None,
         notes=f"DICOM series are converted to NIfTI beside the manifest. {notes}",
+        checked="the archive's policy: most collections are CC BY, some are not; its own page was not read",
     )
 
 
@@ -89,6 +90,8 @@ DEEP_LESION = PublicSet(
     benchmark=(25000, 7120),
     notes="boxes are filled in the label map; overlapping ones become one. Not every lesion is marked. How the paper "
     "turned boxes into images is not known",
+    checked="32,120 key slices and 16-bit pictures of Hounsfield units + 32768 in the readme of a re-release; that one "
+    "states CC BY-SA 4.0, which was not found at the set itself",
 )
 
 SETS = (MONTGOMERY, LOW_DOSE_CHEST, LOW_DOSE_ABDOMEN, DEEP_LESION)

@@ -27,6 +27,8 @@ series) go to a folder beside the manifest.
 - *licence*, *commercial*: the project's reading, no legal advice; *check* means not stated, or not checked by us. The
   licence goes into the model card of weights that are trained on the set.
 - *layout*: whether names of files and folders were read at the data set itself or in code that reads it.
+- *checked*, below: what was compared with which page. A licence counts as checked only if it was read in the data
+  set's own words; what others say of it does not make it so.
 - *run on*: generated trees repeat the names and quirks of the files, not their content.
 
 | name | data set | modality | tasks | MVG paper, train / test | licence | commercial | layout | run on |
@@ -92,6 +94,7 @@ def describe(public: PublicSet) -> list[str]:
         or ("full scale of the pictures" if public.longest else "percentiles of each volume"),
         "tasks": ", ".join(public.tasks),
         "notes": public.notes,
+        "checked": public.checked,
         "run on": public.real or "a generated tree only",
     }
     return [

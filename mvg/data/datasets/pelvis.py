@@ -34,6 +34,8 @@ MICRO_ULTRASOUND = PublicSet(
     tasks=SEGMENTATION,
     benchmark=(55, 20),
     notes="expert annotations; those of others are not read",
+    checked="55 and 20 patients in its article (arXiv 2305.19956), folders train and test and the record in the readme "
+    "of its code; the licence was not read",
 )
 
 _PROMISE_FILES = Files(
