@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.data_path import measure_synthetic, measure_waiting
 from benchmarks.measurements import Goal, NotMeasuredError, Row, measure_attention, measure_remember
+from benchmarks.ranks import measure_processes
 from benchmarks.volume_cost import measure_classes, measure_pairs, measure_window
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -39,6 +40,7 @@ MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
             {"config": CONFIGS / "real_2d.yaml", "needs": "MVG_DATA", "goal": Goal(5, least=False)},
         ),
         ("synthetic", measure_synthetic, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(4)}),
+        ("processes", measure_processes, {"config": CONFIGS / "quickstart.yaml"}),
         ("volume-window", measure_window, {}),
         ("volume-pairs", measure_pairs, {}),
         ("volume-pairs-128", measure_pairs, {"side": 128}),

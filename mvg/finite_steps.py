@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from mvg.episode import Episode
+from mvg.sharding import whole
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class FiniteSteps:
         broken, where, self._broken, self._where = self._broken, self._where, False, []
         if not broken and getattr(trainer.precision_plugin, "scaler", None) is None:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            broken = not bool(torch.isfinite(get_total_norm(gradients)))
+            broken = not bool(torch.isfinite(whole(get_total_norm(gradients))))
             where = ["the gradient, at a finite loss"] if broken else []
         if not broken:
             self.in_a_row = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -31,6 +30,7 @@ from mvg.hub import locate
 from mvg.hub import shipped as shipped
 from mvg.licences import TERMS, inheritance, licence_lines
 from mvg.models.base import InContextModel
+from mvg.sharding import whole_state
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -168,6 +168,7 @@ def save(
     metrics: Mapping[str, float] | None = None,
     origin: Mapping[str, Any] | None = None,
     inherited: Mapping[str, Mapping[str, Any]] | None = None,
+    state: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Writes a network with all that is needed to use it; the folder appears whole or not at all.
 
@@ -179,6 +180,7 @@ def save(
         metrics: Validation metrics, for the model card; those that are undefined are left out.
         origin: Where the weights come from, if they were made elsewhere: "origin", "licence", "commercial" and more.
         inherited: For each source of the weights it started from, its licence; see `mvg.licences.inheritance`.
+        state: Its weights, if they are others than it holds.
 
     Returns:
         The folder.
@@ -194,7 +196,8 @@ def save(
         **({"origin": dict(origin)} if origin else {}),
         **({"inherited": {name: dict(facts) for name, facts in inherited.items()}} if inherited else {}),
     }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = network.state_dict() if state is None else state
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_folder(folder) as work:
         save_file(unshared(state), work / MODEL)
         (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -290,16 +293,19 @@ def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
     return {name: to_config(value) for name, value in known.items() if value or value is False}
 
 
-def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> nn.Module:
-    """Copies the network of a run; where its weights are averaged (`EMAWeightAveraging`), with the averages."""
-    checkpoint: dict[str, Any] = {"state_dict": pl_module.state_dict()}
+def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
+    """Returns the weights of a run; where they are averaged (`EMAWeightAveraging`), the averages."""
+    checkpoint: dict[str, Any] = {"state_dict": whole_state(pl_module)}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging):
             callback.on_save_checkpoint(trainer, pl_module, checkpoint)
-    network: nn.Module = copy.deepcopy(pl_module.network)  # type: ignore[assignment]
+    return part_of(checkpoint["state_dict"])
+
+
+def part_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Picks the weights of the network out of those of a run."""
     start = "network."
-    network.load_state_dict({n[len(start) :]: v for n, v in checkpoint["state_dict"].items() if n.startswith(start)})
-    return network
+    return {name[len(start) :]: tensor for name, tensor in state.items() if name.startswith(start)}
 
 
 class SaveWeights(pl.Callback):
@@ -338,7 +344,7 @@ class SaveWeights(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on the first process."""
-        self._save(trainer, pl_module, pl_module.network, "weights")  # type: ignore[arg-type]
+        self._save(trainer, pl_module, part_of(whole_state(pl_module)), "weights")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes it after Ctrl-C too: who stops a training by hand has seen enough of it."""
@@ -359,7 +365,9 @@ class SaveWeights(pl.Callback):
             self._kept = passed[-1]
             self._save(trainer, pl_module, averaged(trainer, pl_module), f"milestones/{passed[-1]:g}min")
 
-    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule, network: nn.Module, name: str) -> None:
+    def _save(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: Mapping[str, torch.Tensor], name: str
+    ) -> None:
         if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         if getattr(pl_module, "adaptation", None) is not None:
@@ -370,5 +378,6 @@ class SaveWeights(pl.Callback):
         sources = {name: {**facts_of(source, aspect), **self.shown.get(name, {})} for name, source in held}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         folder = Path(trainer.default_root_dir) / name
-        save(folder, network, tasks, sources, metrics, inherited=self.inherited)
+        network: nn.Module = pl_module.network  # type: ignore[assignment]
+        save(folder, network, tasks, sources, metrics, inherited=self.inherited, state=state)
         log.info("weights saved to %s", folder)

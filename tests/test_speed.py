@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import data_path, measurements, speed
+from benchmarks import data_path, measurements, ranks, speed
 from benchmarks.measurements import Goal, Row
 from mvg.data import EpisodeLoader
 from mvg.models import CanvasViT
@@ -170,3 +170,10 @@ def test_speed_names_what_it_can_measure(capsys):
     with pytest.raises(SystemExit):
         speed.main(["nonsense"])
     assert "valid names are relative-384, relative-large, remember, remember-8" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_take_steps_of_the_same_batch_on_the_same_threads(config):
+    (measured,) = ranks.measure_processes(1, name="processes", config=config, steps=3)
+    assert min(measured.base[1], measured.ours[1]) > 0
+    assert measured.ratio == pytest.approx(measured.base[1] / measured.ours[1])

@@ -167,6 +167,10 @@ class CanvasViT(InContextModel):
         """Names what the attention of every block looks at, and the blocks of stem and decoder."""
         return {f"blocks.{i}.norm1": (-1, self.segments.shape[1]) for i in range(len(self.blocks))} | map_places(self)
 
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """Names the blocks, which sharded training gathers one at a time, and the methods by which they are called."""
+        return {f"blocks.{i}": ("read", "ask") for i in range(len(self.blocks))}
+
     # ------------------------------------------------------------------ embedding
 
     def embed(self, images: Tensor, targets: Tensor, hidden: Tensor) -> Tiles:
