@@ -100,8 +100,8 @@ class UNetSpecialists(Entrant):
             for part in small.split(self.batch_size):
                 painted = self.network(part).float()
                 whole = resize(painted.flatten(0, 1), slices.shape[1:]).view(*painted.shape[:2], *slices.shape[1:])
-                classes: torch.Tensor = whole.argmax(1) == self.question.label
-                found.append(classes if self.network.classes else whole[:, 0].clamp(0, 1))
+                shown = torch.eq(whole.argmax(1), self.question.label or 0)
+                found.append(shown if self.network.classes else whole[:, 0].clamp(0, 1))
         values = torch.cat(found)
         answer = (values[0] if axis is None else from_slices(values, axis)).numpy()
         return answer.astype(np.uint8 if self.network.classes else np.float32)

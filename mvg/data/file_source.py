@@ -79,7 +79,11 @@ class FileSource(Source):
                 f"`spacing` reduces whole volumes to voxels above 0 mm; set `slices` to null, got {spacing}"
             )
         self.name, self.licence, self.modality = name, licence, modality
-        self.class_names, self.intensity = class_names or {}, intensity or {}
+        # written configurations hold the numbers of classes as words
+        named = {
+            role: {int(number): name for number, name in names.items()} for role, names in (class_names or {}).items()
+        }
+        self.class_names, self.intensity = named, intensity or {}
         self.slices, self.trim, self.longest, self.spacing = slices, trim, longest, spacing
         self.min_pixels, self.min_content, self.min_size = min_pixels, min_content, min_size
         self.cache = cache
