@@ -40,8 +40,28 @@ LIBRARIES = (
     "torch.optim",
     "torch.utils.data",
     "torch.utils.tensorboard",
-    "torchio",
+    "torchio.transforms.augmentation",
     "torchmetrics",
+    *(
+        f"torchio.{name}"
+        for name in (
+            "Compose",
+            "OneOf",
+            "RandomAffine",
+            "RandomAffineElasticDeformation",
+            "RandomAnisotropy",
+            "RandomBiasField",
+            "RandomBlur",
+            "RandomElasticDeformation",
+            "RandomFlip",
+            "RandomGamma",
+            "RandomGhosting",
+            "RandomMotion",
+            "RandomNoise",
+            "RandomSpike",
+            "RandomSwap",
+        )
+    ),
 )
 """Packages of others whose classes a configuration may name; what reads, writes or runs files is left out."""
 CHECKERS = ("jsonargparse", "lightning_fabric", "pytorch_lightning", "torch.optim")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvg.adaptation.volumes import Windows, read_whole_volumes, with_spacing
-from mvg.data.augmentation import Augmentation
+from mvg.data.augmentation import SubjectAugmentation
 from mvg.data.loader import start_worker
 from mvg.data.subject import Item, Subject
 from mvg.episode import Episode, Pair, Spec
@@ -158,7 +158,7 @@ class CaseEpisodes(Dataset[Episode]):
         length: int,
         batch_size: int = 8,
         examples: int = 4,
-        augmentation: Augmentation | None = None,
+        augmentation: SubjectAugmentation | None = None,
         seed: int = 0,
         windows: Windows | None = None,
     ) -> None:
@@ -298,7 +298,7 @@ def build(
     task: Task,
     out_channels: int,
     rng: np.random.Generator,
-    augmentation: Augmentation | None = None,
+    augmentation: SubjectAugmentation | None = None,
 ) -> Episode:
     """Paints what a question asks as `mvg predict` does, after random changes; batch size 1."""
     subjects = subjects_of(question, task.is_label)
@@ -315,7 +315,7 @@ def build_windows(
     task: Task,
     out_channels: int,
     rng: np.random.Generator,
-    augmentation: Augmentation | None = None,
+    augmentation: SubjectAugmentation | None = None,
 ) -> Episode:
     """Paints windows of the volumes of a question; those of finer levels come with a coarser answer; batch size 1."""
     spec = pose(question, task, rng)

@@ -1,6 +1,6 @@
 """Data: sources, readers, geometry, augmentation, and the episodes drawn from them."""
 
-from mvg.data.augmentation import Augmentation
+from mvg.data.augmentation import Augmentation, SubjectAugmentation
 from mvg.data.episodes import EpisodeDataset
 from mvg.data.folders import FolderSource
 from mvg.data.geometry import fit, from_slices, place, place_crop, restore, to_slices
@@ -12,6 +12,7 @@ from mvg.data.source import Index, Source
 from mvg.data.subject import Item, Subject
 from mvg.data.synthetic import SyntheticAnatomy
 from mvg.data.task_augmentation import TaskAugmentation
+from mvg.data.torchio_augmentation import TorchIOAugmentation
 
 __all__ = [
     "Augmentation",
@@ -26,8 +27,10 @@ __all__ = [
     "Percentiles",
     "Source",
     "Subject",
+    "SubjectAugmentation",
     "SyntheticAnatomy",
     "TaskAugmentation",
+    "TorchIOAugmentation",
     "Window",
     "fit",
     "from_slices",

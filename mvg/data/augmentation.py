@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -51,7 +52,21 @@ class Look:
     seed: int = 0
 
 
-class Augmentation(metaclass=Configurable):
+class SubjectAugmentation(metaclass=Configurable):
+    """Random changes of the subjects of one episode, in training."""
+
+    @abstractmethod
+    def __call__(self, subjects: Sequence[Subject], rng: np.random.Generator, is_label: bool) -> list[Subject]:
+        """Changes the subjects of one episode, query first.
+
+        Args:
+            subjects: Images `(C, *S)` in [0, 1] and labels `(*S)`.
+            rng: Draws everything.
+            is_label: Labels are asked for, so that grey values may differ between the images.
+        """
+
+
+class Augmentation(SubjectAugmentation):
     """Changes of place and of grey values, for 2D and 3D subjects.
 
     Flips are drawn once an episode and shared by query and context: what is left and right stays a matter of the
@@ -101,13 +116,7 @@ class Augmentation(metaclass=Configurable):
         self.contrast, self.brightness, self.blur, self.noise = contrast, brightness, blur, noise
 
     def __call__(self, subjects: Sequence[Subject], rng: np.random.Generator, is_label: bool) -> list[Subject]:
-        """Changes the subjects of one episode, query first.
-
-        Args:
-            subjects: Images `(C, *S)` in [0, 1] and labels `(*S)`.
-            rng: Draws everything.
-            is_label: Labels are asked for, so that grey values may differ between the images.
-        """
+        """Changes the subjects of one episode; see `SubjectAugmentation`."""
         dims = len(subjects[0].shape)
         flips = tuple(axis for axis in range(dims) if rng.random() < self.flip)
         roles = sorted({role for subject in subjects for role in subject.images})

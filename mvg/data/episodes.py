@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mvg.data.augmentation import Augmentation
+from mvg.data.augmentation import SubjectAugmentation
 from mvg.data.buckets import Buckets, weigh_pairs
 from mvg.data.choice import check_context_size, choose_context
 from mvg.data.geometry import fit, place, place_crop
@@ -117,7 +117,7 @@ class EpisodeDataset(Dataset[Episode]):
         batch_size: int = 1,
         seed: int = 0,
         weights: Mapping[str, float] | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: SubjectAugmentation | None = None,
         near: float | None = None,
         same_patient: bool = False,
         context_split: str | None = None,

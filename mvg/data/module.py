@@ -10,7 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from mvg.data.augmentation import Augmentation
+from mvg.data.augmentation import SubjectAugmentation
 from mvg.data.choice import check_context_size
 from mvg.data.episodes import EpisodeDataset
 from mvg.data.loader import EpisodeLoader
@@ -84,7 +84,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         weights: dict[str, float] | None = None,
-        augmentation: Augmentation | None = None,
+        augmentation: SubjectAugmentation | None = None,
         near: float | None = None,
         same_patient: bool = False,
         context_from_train: bool = False,
