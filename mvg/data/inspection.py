@@ -38,7 +38,34 @@ def describe(source: ManifestSource) -> list[str]:
         )
     common = ", ".join(f"{size} ({count} cases)" for size, count in sizes.most_common(3))
     words.append(f"Sizes in pixels: {common}{' and others' if len(sizes) > 3 else ''}.")
-    return words + list(_roles(source)) + list(_classes(source)) + list(_doubts(source))
+    return words + list(_directions(source)) + list(_roles(source)) + list(_classes(source)) + list(_doubts(source))
+
+
+def _directions(source: ManifestSource) -> Iterator[str]:
+    """Says how `slices: auto`, which decides for each case, cuts the cases."""
+    if source.slices != "auto":
+        return
+    records = source.records()
+    if old := [case for case, record in records.items() if "axis" not in record]:
+        yield (
+            f"Unknown: along which axis {len(old)} cases are cut, which an earlier version prepared; "
+            f"delete {source.folder} and check again."
+        )
+    cut: dict[str, list[str]] = {}
+    for case, record in records.items():
+        if name := record.get("axis"):
+            cut.setdefault(name, []).append(case)
+    counts = ", ".join(
+        f"{name} {len(cases)} ({', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''})"
+        for name, cases in sorted(cut.items(), key=lambda entry: -len(entry[1]))
+    )
+    if len(cut) > 1:
+        yield (
+            f"Doubtful: `auto` cuts the cases along different axes: {counts}; for one direction say "
+            "--slices axial here, and `slices: axial` of the source in the configuration."
+        )
+    elif cut:
+        yield f"`auto` cuts {next(iter(cut))} slices."
 
 
 def _roles(source: ManifestSource) -> Iterator[str]:

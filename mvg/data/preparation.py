@@ -56,6 +56,7 @@ class Prepared:
         ranges: Image role to the values of the file that became 0 and 1.
         content: Image role to the share of its pixels that are not air, in each of the n.
         counts: Label role to class to the number of its pixels in each of the n.
+        axis: How the case was cut ("axial", ...); None for pictures and whole volumes.
     """
 
     arrays: dict[str, Stored]
@@ -63,6 +64,7 @@ class Prepared:
     ranges: dict[str, tuple[float, float]]
     content: dict[str, list[float]]
     counts: dict[str, dict[str, list[int]]]
+    axis: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Returns what is known of the case as a whole as plain values."""
@@ -71,6 +73,7 @@ class Prepared:
             "count": shape[0],
             "shape": list(shape[1:]),
             "spacing": list(self.spacing),
+            "axis": self.axis,
             "ranges": {role: list(limits) for role, limits in self.ranges.items()},
             "classes": {role: [int(index) for index in classes] for role, classes in self.counts.items()},
         }
@@ -88,9 +91,9 @@ def prepare(files: Mapping[str, Location], recipe: Recipe) -> Prepared:
     """
     reference = read_grid(files[recipe.reference])
     if isinstance(reference, Volume):
-        grids, spacing = _read_volumes(files, reference, recipe)
+        grids, spacing, axis = _read_volumes(files, reference, recipe)
     else:
-        grids, spacing = _read_pictures(files, reference, recipe), ()
+        grids, spacing, axis = _read_pictures(files, reference, recipe), (), None
     arrays: dict[str, Stored] = {}
     ranges: dict[str, tuple[float, float]] = {}
     for role, (values, inside, full_scale) in grids.items():
@@ -105,7 +108,8 @@ def prepare(files: Mapping[str, Location], recipe: Recipe) -> Prepared:
         )
     content = {role: _content(arrays[role]) for role in ranges}
     counts = {role: _count(arrays[role]) for role in arrays if role in recipe.label_roles}
-    return Prepared(arrays, spacing, ranges, content, counts)
+    name = next((name for name, number in AXES.items() if number == axis), None)
+    return Prepared(arrays, spacing, ranges, content, counts, name)
 
 
 Grid = tuple[FloatArray, NDArray[np.bool_] | None, float | None]
@@ -140,8 +144,8 @@ def _shorten(values: FloatArray, longest: int | None, is_label: bool) -> FloatAr
 
 def _read_volumes(
     files: Mapping[str, Location], reference: Volume, recipe: Recipe
-) -> tuple[dict[str, Grid], tuple[float, ...]]:
-    """Brings all roles onto the reference's grid, cut to the box that all images see."""
+) -> tuple[dict[str, Grid], tuple[float, ...], int | None]:
+    """Brings all roles onto the reference's grid, cut to the box that all images see; also spacing and axis of cuts."""
     seen = np.ones(reference.values.shape, dtype=bool)
     volumes: dict[str, Volume] = {}
     for role, file in files.items():
@@ -164,10 +168,10 @@ def _read_volumes(
     spacing = reference.spacing
     if axis is not None:
         column, row = (other for other in range(3) if other != axis)
-        return grids, (spacing[row], spacing[column])
+        return grids, (spacing[row], spacing[column]), axis
     if recipe.spacing is not None:
-        return _coarsen(grids, spacing, recipe.spacing, recipe.label_roles)
-    return grids, spacing
+        return *_coarsen(grids, spacing, recipe.spacing, recipe.label_roles), None
+    return grids, spacing, None
 
 
 def _coarsen(
@@ -200,12 +204,13 @@ def content_box(values: FloatArray, seen: NDArray[np.bool_], rule: Intensity) ->
 
 
 def slicing_axis(volume: Volume, slices: str | None) -> int | None:
-    """Returns the axis along which a volume is cut; "auto" takes the largest spacing, then the fewest voxels."""
+    """Returns the axis along which a volume is cut; "auto" takes one of one voxel, largest spacing or fewest voxels."""
     if slices is None:
         return None
     if slices != "auto":
         return AXES[slices]
-    return max(range(3), key=lambda axis: (round(volume.spacing[axis], 2), -volume.values.shape[axis]))
+    size = volume.values.shape
+    return max(range(3), key=lambda axis: (size[axis] == 1, round(volume.spacing[axis], 2), -size[axis]))
 
 
 def _cut(values: Any, axis: int | None) -> Any:
