@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvg.data.fields import smooth_noise
+from mvg.data.geometry import resize
 from mvg.data.source import Index
 from mvg.data.subject import Subject
 from mvg.episode import Pair, Spec
@@ -159,11 +160,16 @@ def recolour(image: Tensor, knots: Sequence[float] | None) -> Tensor:
 
 
 def stitch(left: Tensor, right: Tensor) -> Tensor:
-    """Squeezes two images `(C, *S)` to half their width, the last axis, and lays them side by side; `(C, *S)`."""
+    """Squeezes two images `(C, *S)` to half their width, the last axis, and lays them side by side; `(C, *S)`.
+
+    Raises:
+        ValueError: If the images are one pixel wide.
+    """
     width = left.shape[-1]
+    if width < 2:
+        raise ValueError(f"two images cannot lie side by side in a width of {width}; use `layout: channels`")
     halves = []
     for image, part in ((left, width // 2), (right, width - width // 2)):
-        flat = image.reshape(1, -1, width)
-        narrow = F.interpolate(flat[None], (flat.shape[1], part), mode="bilinear", antialias=True)
+        narrow = resize(image.reshape(1, -1, width), (image.numel() // width, part))
         halves.append(narrow.reshape(*image.shape[:-1], part))
     return torch.cat(halves, -1)
