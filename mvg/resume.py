@@ -172,13 +172,16 @@ def correct_epochs(progress: dict[str, dict[str, int]]) -> None:
     """Counts the epoch under way among those that were begun, in place.
 
     Lightning forgets to where it resumed from the last batch of an epoch, and a run that is ended a second time would
-    then continue in the wrong one.
+    then continue in the wrong one. A checkpoint that is written at the very end of an epoch counts it as done, and the
+    run that continues from it would leave out the next one; it is stored as one whose batches are done.
     """
     for counts in (progress["total"], progress["current"]):
         if counts["ready"] == counts["started"] == counts["processed"] == counts["completed"]:
             counts["ready"] = counts["started"] = counts["processed"] + 1
         elif counts["processed"] > counts["started"]:
             counts["ready"] = counts["started"] = counts["processed"]
+        if counts["ready"] == counts["started"] == counts["processed"]:
+            counts["processed"] -= 1
 
 
 class SeedBatches(Callback):

@@ -73,6 +73,14 @@ class CopyRun(Callback):
         shutil.copytree("runs/whole", "runs/ended")
 
 
+class CopyFourth(Callback):
+    """Copies the run after its first epoch, whose best weights are the last file that was written."""
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == 4:
+            shutil.copytree(trainer.default_root_dir, "runs/fourth")
+
+
 class Tell(Callback):
     """Sends a signal to its own process in the middle of a step."""
 
@@ -111,6 +119,13 @@ def test_run_killed_after_any_step_ends_in_the_same_state(name):
     shutil.copytree(f"runs/{name}", f"runs/again-{name}")
     main([*FIT, "--name", f"again-{name}", "--resume"])
     assert_same(final(f"again-{name}"), final("whole"))
+
+
+def test_run_without_last_epoch_goes_on_with_the_next_one():
+    endless = [*FIT, "--trainer.max_epochs=-1", "--trainer.max_steps=12"]
+    main([*endless, "--name", "endless", "--trainer.callbacks+=test_resume.CopyFourth"])
+    main([*endless, "--name", "fourth", "--resume"])
+    assert_same(final("fourth"), final("endless"))
 
 
 @pytest.mark.parametrize(("number", "step", "status"), [(signal.SIGTERM, 2, 143), (signal.SIGUSR1, 3, 138)])
