@@ -18,9 +18,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
+from omegaconf import OmegaConf
 
 from benchmarks.ablation import resolved
 from benchmarks.entrants import CONTROLS, TRIVIAL
@@ -110,8 +110,7 @@ class Contest:
             words = ["-m", "mvg", "fit", *self.options(name), "--print_config"]
             text = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
             write_whole({path: text.encode()})
-        found: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-        return found
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
 
     def stepper(self, name: str) -> Stepper:
         """Prepares a training step of an entrant, to be timed."""

@@ -46,7 +46,7 @@ class StoredPairs:
     def __iter__(self) -> Iterator[ContextPair]:
         """Reads one pair after another, images and targets `(1, 1, side, side, side)`."""
         for number in range(self.number):
-            image = torch.from_numpy(np.load(self.folder / f"{number}.npy")).float()
+            image = torch.from_numpy(np.load(self.folder / f"{number}.npy", allow_pickle=False)).float()
             yield image, (image > 0.5).float()
 
 
