@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from mvg.models.base import InContextModel
 from mvg.run_folder import HERE, replace_text
 
-CALLS = ("loss", "remember", "answer")
+CALLS = ("loss", "remember", "answer", "answer_after")
 """Methods by which a network is called, besides `forward`."""
 MARK = "sharded"
 """Stands in checkpoints of sharded training."""
