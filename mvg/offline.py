@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,9 @@ _LOCAL = ("", "localhost", "127.", "::1", "0.0.0.0")
 _state = {"refusing": False, "watching": False}
 
 
-def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuses connections and look-ups of names; Python calls it before each."""
-    if not _state["refusing"] or event not in ("socket.connect", "socket.getaddrinfo"):
+def _watch(event: str, arguments: tuple[Any, ...], state: Mapping[str, bool] = _state) -> None:
+    """Refuses connections and look-ups of names; Python calls it before each, also when modules are gone at its end."""
+    if not state["refusing"] or event not in ("socket.connect", "socket.getaddrinfo"):
         return
     asked = arguments[1] if event == "socket.connect" else (arguments[0],)
     host = asked[0] if isinstance(asked, tuple) else ""  # paths name sockets of this machine

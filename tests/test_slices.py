@@ -1,6 +1,5 @@
 """Which way volumes are cut, said and done: one-slice volumes from the data set to the answer, mixed directions."""
 
-import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -87,17 +86,14 @@ def test_check_says_where_auto_cuts_cases_along_different_axes(mvg, capsys, slic
     assert ("different axes" in words) == ("--slices axial" in words) == (slices == "auto" and len(set(spacings)) > 1)
 
 
-def test_check_says_where_older_prepared_data_do_not_tell(mvg, capsys):
-    write_set([(9, 8, 7)] * 4, [(1, 1, 3)] * 4)
-    mvg("data", "prepare", "--layout=folders", "--folder=set", "--output=set.csv")
-    mvg("data", "check", "--manifest=set.csv")
-    (index,) = Path("cache").glob("**/index.json")
-    content = json.loads(index.read_text())
-    del content["cases"]["p1"]["axis"]
-    index.write_text(json.dumps(content))
-    capsys.readouterr()
-    mvg("data", "check", "--manifest=set.csv")
-    assert "Unknown: along which axis 1 cases are cut" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("spacing", "axis"),
+    [((1, 1, 1), 2), ((1, 1.1, 1), 2), ((3, 1, 1), 0), ((1, 1.5, 1), 1), ((5, 4.9, 1), 0), ((0.9, 0.9, 1), 2)],
+)
+@pytest.mark.parametrize("shape", [(9, 8, 7), (7, 9, 8), (8, 7, 9)])
+def test_auto_cuts_across_a_clearly_larger_spacing_else_axially_whatever_the_shape(spacing, axis, shape):
+    volume = Volume(np.zeros(shape, np.float32), np.diag([*map(float, spacing), 1.0]), Path("a.nii"))
+    assert slicing_axis(volume, "auto") == axis
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 8), (2, 8, 2), (1, 1, 1, 5), (1, 6, 1, 4)])

@@ -188,7 +188,7 @@ def check(manifest: Path, sheet: Path | None = None, slices: str | None = "auto"
     Args:
         manifest: The manifest.
         sheet: PNG with cases of every split and their label maps; by default MANIFEST.png.
-        slices: How volumes are cut: "axial", "coronal", "sagittal" or "auto" (across the largest spacing).
+        slices: How volumes are cut: "axial", "coronal", "sagittal" or "auto" (across the coarser spacing, else axial).
         cache: Folder of the prepared data; by default that of the user, or `MVG_CACHE`.
 
     Raises:

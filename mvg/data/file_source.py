@@ -26,7 +26,7 @@ from mvg.data.subject import Item, Subject
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 _SHOWN = 5
 
 Files = Mapping[str, Location]

@@ -36,8 +36,8 @@ class FolderSource(FileSource):
         modality: Kind of image, for tables.
         intensity: Image role to the rule that brings it to [0, 1]; by default the pixel type's range for pictures and
             percentiles of the foreground for volumes.
-        slices: How volumes are cut: "axial", "coronal", "sagittal", "auto" (across the largest spacing), or null to
-            keep them whole.
+        slices: How volumes are cut: "axial", "coronal", "sagittal", "auto" (across the coarser spacing, else axial),
+            or null to keep them whole.
         trim: Cut volumes to the box outside of which the reference image is air.
         longest: Reduce pictures until their longer side is at most this; null keeps them.
         spacing: Reduce whole volumes (`slices: null`) to voxels of this size in mm; coarser axes stay. Null keeps them.

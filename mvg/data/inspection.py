@@ -45,16 +45,10 @@ def _directions(source: ManifestSource) -> Iterator[str]:
     """Says how `slices: auto`, which decides for each case, cuts the cases."""
     if source.slices != "auto":
         return
-    records = source.records()
-    if old := [case for case, record in records.items() if "axis" not in record]:
-        yield (
-            f"Unknown: along which axis {len(old)} cases are cut, which an earlier version prepared; "
-            f"delete {source.folder} and check again."
-        )
     cut: dict[str, list[str]] = {}
-    for case, record in records.items():
-        if name := record.get("axis"):
-            cut.setdefault(name, []).append(case)
+    for case, record in source.records().items():
+        if record["axis"]:
+            cut.setdefault(record["axis"], []).append(case)
     counts = ", ".join(
         f"{name} {len(cases)} ({', '.join(cases[:3])}{', ...' if len(cases) > 3 else ''})"
         for name, cases in sorted(cut.items(), key=lambda entry: -len(entry[1]))

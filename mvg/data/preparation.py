@@ -19,6 +19,8 @@ from mvg.data.readers import FloatArray, Picture, Volume, check_labels, resample
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 SLICES = (*AXES, "auto")
 _AIR = 0.05
+_CLEARLY = 1.2
+"""How much larger the spacing between acquired planes is, at least, than that within them."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +206,21 @@ def content_box(values: FloatArray, seen: NDArray[np.bool_], rule: Intensity) ->
 
 
 def slicing_axis(volume: Volume, slices: str | None) -> int | None:
-    """Returns the axis along which a volume is cut; "auto" takes one of one voxel, largest spacing or fewest voxels."""
+    """Returns the axis along which a volume is cut.
+
+    "auto" takes that of a single voxel, else the one across the planes in which the volume was acquired: of the largest
+    spacing, if it is larger than the others by more than a fifth. Volumes that are about as fine in all directions are
+    cut into axial slices, so that those of one data set are cut alike.
+    """
     if slices is None:
         return None
     if slices != "auto":
         return AXES[slices]
-    size = volume.values.shape
-    return max(range(3), key=lambda axis: (size[axis] == 1, round(volume.spacing[axis], 2), -size[axis]))
+    single = [axis for axis in range(3) if volume.values.shape[axis] == 1]
+    if single:
+        return single[-1]
+    coarse = [axis for axis in range(3) if volume.spacing[axis] > max(volume.spacing) / _CLEARLY]
+    return AXES["axial"] if AXES["axial"] in coarse else max(coarse, key=lambda axis: volume.spacing[axis])
 
 
 def _cut(values: Any, axis: int | None) -> Any:

@@ -124,8 +124,8 @@ def predict_files(
             pixels, and percentiles of other types unless their values lie in [0, 1]. By default volumes follow the one
             rule that all sources of the training state, else percentiles of each volume.
         target_window: The same for volumes of targets that are images; by default `window`, or else as in training.
-        slices: How volumes are cut: "axial", "coronal" or "sagittal"; "auto" cuts across the largest spacing, for all
-            along one axis, that of the volumes of the context. By default as in training.
+        slices: How volumes are cut: "axial", "coronal" or "sagittal"; "auto" cuts across the coarser spacing, else
+            axially, all along one axis, that of the volumes of the context. By default as in training.
         context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in
             looks, the same for every slice; those of the "same-position" along the slicing axis, or the "nearest" ones.
         next_scale: Networks for volumes answer from coarse to fine, instead of the full resolution alone.
