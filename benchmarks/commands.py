@@ -16,7 +16,7 @@ from benchmarks.run_facts import note_pass
 from benchmarks.runner import Run, blocks
 from benchmarks.runner import run as run_blocks
 from benchmarks.suite import list_cases, load_suite, write_cases
-from mvg.data.cache import write_atomically
+from mvg.files import write_atomically
 
 log = logging.getLogger(__name__)
 

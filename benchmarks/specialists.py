@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from benchmarks.entrant import Entrant, Shown, digest, first_of
 from benchmarks.evaluation import Protocol
@@ -19,7 +19,7 @@ from benchmarks.suite import Question
 from benchmarks.unet import Specialist, Specialty, specialties, train_unet
 from mvg.data import EpisodeDataModule
 from mvg.data.geometry import from_slices, resize
-from mvg.files import write_whole
+from mvg.files import write_tensors, write_whole
 from tasks import Segmentation, Synthesis
 
 INDEX = "specialists.json"
@@ -64,7 +64,7 @@ class UNetSpecialists(Entrant):
             if not path.is_file():
                 made = train_unet(data, specialty, minutes / len(wanted), workers=workers)
                 folder.mkdir(parents=True, exist_ok=True)
-                save_file({key: value.contiguous() for key, value in made.state_dict().items()}, path)
+                write_tensors(path, {key: value.contiguous() for key, value in made.state_dict().items()})
         learned = [{"source": each.source, "kind": kind_of(each.task), "classes": each.classes} for each in wanted]
         text = json.dumps({"image_size": list(data.image_size), "minutes": minutes, "learned": learned}, indent=2)
         write_whole({folder / INDEX: f"{text}\n".encode()})

@@ -19,11 +19,11 @@ from omegaconf import OmegaConf
 from benchmarks.protocol import VERSION
 from benchmarks.records import UNSEEN
 from mvg.configuration import from_config
-from mvg.data.cache import write_atomically
 from mvg.data.datasets import DATASETS
 from mvg.data.datasets.configuration import source_arguments
 from mvg.data.file_source import FileSource
 from mvg.data.location import fingerprint
+from mvg.files import write_atomically
 from mvg.task import Task
 from tasks import Detection, Segmentation, Synthesis
 

@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that, whatever happens, either the old or the whole new content is found.
+
+    Args:
+        path: The file; its folder is made.
+        write: Writes the content to an open binary file.
+
+    Raises:
+        OSError: If the disk is full or the folder not writable; nothing is left behind.
+    """
+    work = _write_beside(path, write)
+    try:
+        os.replace(work, path)
+    finally:
+        work.unlink(missing_ok=True)
 
 
 def write_whole(contents: Mapping[Path, bytes]) -> None:
     """Writes files that belong together: all under temporary names first, then each is moved into place."""
-    works = {path: path.with_name(f".{path.name}.part") for path in contents}
+    works: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            works[path].write_bytes(content)
+            works[path] = _write_beside(path, partial(_fill, content))
         for path, work in works.items():
             os.replace(work, path)
     finally:
         for work in works.values():
             work.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
+    """Writes safetensors that others may read as any new file of the user; the library's are for the user alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(state, path)
+    path.chmod(mode)
+
+
+def _fill(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def _write_beside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """Writes a new file beside a path, as readable to others as any new file of the user; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with work.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    return work

@@ -95,6 +95,16 @@ def sheet(
     return page
 
 
+def beside(pages: Sequence[Image.Image]) -> Image.Image:
+    """Lays sheets side by side, level at the top."""
+    whole = Image.new("RGB", (sum(page.width for page in pages), max(page.height for page in pages)), BACKGROUND)
+    left = 0
+    for page in pages:
+        whole.paste(page, (left, 0))
+        left += page.width
+    return whole
+
+
 class CanvasPictures(pl.Callback):
     """Writes a picture of the first validation episodes after each validation, `<run>/pictures/step-000100.png`.
 

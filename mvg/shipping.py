@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mvg.data.synthetic import SyntheticAnatomy
+from mvg.files import write_tensors
 from mvg.hub import KINDS, SHIPPED, locate
 from mvg.models.base import InContextModel
 from mvg.weights import CARD, CONFIG, MODEL, build, card, describe, load, read, unshared, whole_folder
@@ -58,7 +58,7 @@ def ship(source: str | Path, kind: str, folder: Path | None = None, half: bool =
         other.load_state_dict(state)
         config["half"] = compare(network, other)
     with whole_folder(folder) as work:
-        save_file(unshared(state), work / MODEL)
+        write_tensors(work / MODEL, unshared(state))
         (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (work / CARD).write_text("\n".join([card(config, network), *_terms(config)]), encoding="utf-8")
         size = sum(path.stat().st_size for path in work.iterdir())

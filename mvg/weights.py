@@ -19,13 +19,14 @@ import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import WeightAveraging
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
 from mvg.data.exposure import exposure
 from mvg.data.source import Source
+from mvg.files import write_tensors
 from mvg.hub import locate
 from mvg.hub import shipped as shipped
 from mvg.licences import TERMS, inheritance, licence_lines
@@ -199,7 +200,7 @@ def save(
     state = network.state_dict() if state is None else state
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with whole_folder(folder) as work:
-        save_file(unshared(state), work / MODEL)
+        write_tensors(work / MODEL, unshared(state))
         (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         (work / CARD).write_text(card(config, network), encoding="utf-8")
     return folder

@@ -19,9 +19,9 @@ from mvg.data import (
     Window,
     to_slices,
 )
-from mvg.data.cache import write_atomically
 from mvg.data.readers import read_volume
 from mvg.data.splits import assign_splits, group_of
+from mvg.files import write_atomically
 
 
 def folder_of_volumes(root, cases=4, shape=(10, 12, 6)):

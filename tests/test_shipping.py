@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mvg import Predictor, hub, shipping
 from mvg.cli import main
@@ -115,7 +115,7 @@ def test_numbers_too_large_for_half_precision_are_refused(place, tmp_path):
     source = trained(tmp_path)
     state = load_file(source / "model.safetensors")
     name = next(name for name in state if name.endswith("weight"))
-    shipping.save_file({**state, name: state[name] * 1e7}, source / "model.safetensors")
+    save_file({**state, name: state[name] * 1e7}, source / "model.safetensors")
     with pytest.raises(ValueError, match="half precision changes"):
         ship(source, "2d", half=True)
 

@@ -95,7 +95,7 @@ class TestFolder:
         assert load(folder).state_dict().keys() == network.state_dict().keys()
         assert [path.name for path in folder.parent.iterdir()] == ["weights"]
 
-    @pytest.mark.parametrize("moment", ["save_file", "card"])
+    @pytest.mark.parametrize("moment", ["write_tensors", "card"])
     def test_failure_leaves_the_older_folder(self, folder, moment, monkeypatch):
         before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

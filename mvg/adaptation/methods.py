@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 import pytorch_lightning as pl
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 
 import mvg
 from mvg.configuration import from_config, to_config
+from mvg.files import write_tensors
 from mvg.models.base import InContextModel
 from mvg.task import Task
 from mvg.weights import unshared, whole_folder
@@ -260,7 +261,7 @@ def save_adapter(
         **(facts or {}),
     }
     with whole_folder(folder) as work:
-        save_file(state, work / ADAPTER)
+        write_tensors(work / ADAPTER, state)
         (work / FACTS).write_text(json.dumps(description, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return folder
 

@@ -8,15 +8,16 @@ import json
 import math
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mvg.files import write_atomically
 
 Stored = NDArray[np.unsignedinteger[Any]]
 
@@ -60,29 +61,6 @@ def stamp(paths: Sequence[Path]) -> str:
     except OSError as error:
         raise ValueError(f"{error.filename}: the file cannot be read ({error.strerror})") from error
     return digest(found)
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file so that, whatever happens, either the old or the whole new content is found.
-
-    Args:
-        path: The file; its folder is made.
-        write: Writes the content to an open binary file.
-
-    Raises:
-        OSError: If the disk is full or the folder not writable; nothing is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_array(path: Path, values: Stored) -> None:

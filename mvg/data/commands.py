@@ -15,7 +15,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mvg.data.cache import write_atomically
 from mvg.data.datasets import DATASETS, UNREAD, PublicSet
 from mvg.data.datasets.configuration import data_options, page, shares_of, source_arguments, table
 from mvg.data.datasets.configuration import describe as describe_set
@@ -25,6 +24,7 @@ from mvg.data.joining import join
 from mvg.data.manifest import check_rows, write_manifest
 from mvg.data.manifest_source import ManifestSource
 from mvg.data.source import SPLITS
+from mvg.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

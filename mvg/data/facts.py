@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvg.data.cache import write_atomically
 from mvg.data.items import WHOLE, Items
+from mvg.files import write_atomically
 
 Marks = tuple[NDArray[np.int32], NDArray[np.uint32]]
 """Numbers of the slices that show a class, ascending, and the number of its pixels in each."""

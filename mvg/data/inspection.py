@@ -96,7 +96,7 @@ def _doubts(source: ManifestSource) -> Iterator[str]:
 
 
 def draw_sheet(source: FileSource, rows: int = ROWS, size: int = 160) -> Image:
-    """Draws the image roles of some cases of every split, and each label map over the reference image.
+    """Draws the image roles of some cases, and each label map over the reference image; the splits side by side.
 
     Args:
         source: The data set.
@@ -105,27 +105,30 @@ def draw_sheet(source: FileSource, rows: int = ROWS, size: int = 160) -> Image:
     """
     import numpy as np
 
-    from mvg.pictures import sheet, to_picture
+    from mvg.pictures import beside, sheet, to_picture
     from mvg.prediction.preview import show
 
     labels = sorted(source.recipe.label_roles)
     roles = dict.fromkeys(role for record in source.records().values() for role in record["files"])
     images = [role for role in roles if role not in labels]
-    pages, names = [], []
+    pages = []
     for split in SPLITS:
+        pictures, names = [], []
         for item in _examples(source.items(split), rows):
             subject = source.read(item)
             reference = subject.images[source.recipe.reference]
             blank = np.zeros_like(to_picture(reference, size))
             row = [to_picture(subject.images[role], size) if role in subject.images else blank for role in images]
             row += [show(reference, subject.labels[role], size) if role in subject.labels else blank for role in labels]
-            pages.append(row)
+            pictures.append(row)
             names.append(f"{split} {item.case}" + ("" if item.slice is None else f" slice {item.slice}"))
+        if pictures:
+            pages.append(sheet(pictures, [*images, *labels], names))
     if not pages:
         raise ValueError(
             f"source {source.name!r}: all images are empty, none can be drawn; check files and intensity rules"
         )
-    return sheet(pages, [*images, *labels], names)
+    return beside(pages)
 
 
 def _examples(items: Sequence[Item], most: int) -> list[Item]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mvg.data.cache import write_atomically
+from mvg.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvg.data.cache import default_folder, write_atomically
+from mvg.data.cache import default_folder
 from mvg.data.location import Location
 from mvg.data.remote import is_remote, locate
 from mvg.data.source import SPLITS
+from mvg.files import write_atomically
 
 COLUMNS = ("case", "group", "split", "role", "path", "modality", "sha256")
 REQUIRED = ("case", "split", "role", "path")

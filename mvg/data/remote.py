@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from mvg.data.cache import write_atomically
 from mvg.data.location import ARCHIVE, Location
+from mvg.files import write_atomically
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.+", re.IGNORECASE | re.DOTALL)
 _HASH = re.compile(r"[0-9a-f]{64}")

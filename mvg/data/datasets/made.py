@@ -13,9 +13,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvg.data.cache import write_atomically
 from mvg.data.location import Location, read_grid
 from mvg.data.readers import Picture, Volume, read_picture
+from mvg.files import write_atomically
 
 Box = tuple[float, float, float, float]
 """Left, upper, right and lower edge in pixels, (x1, y1, x2, y2)."""

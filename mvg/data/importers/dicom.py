@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvg.data.cache import write_atomically
 from mvg.data.dicom import Series, encode_series, find_series
 from mvg.data.importers.dataset import Choice, Dataset
 from mvg.data.location import Location
 from mvg.data.manifest import Row
+from mvg.files import write_atomically
 
 
 def read_dicom(root: Path, choice: Choice) -> Dataset:
