@@ -75,12 +75,18 @@ def draw_cases(work: Run, todo: Sequence[Block]) -> list[Path]:
 
 
 def choose(rows: Sequence[Record], asked: set[tuple[str, int, int]]) -> dict[str, Record]:
-    """Chooses the best, the median and the worst case of those with the most examples, in the first draw."""
+    """Chooses the best, the median and the worst case of those with the most examples, in the first draw.
+
+    Of two answers there is no median; one is the only one.
+    """
     rows = [record for record in rows if not record.draw and _name_of(record) in asked]
     most = max((record.shot for record in rows), default=0)
     rows = [record for record in rows if record.shot == most]
     ranked = sorted(rows, key=lambda record: (record.value, record.structure, record.variant, record.case))
-    return {name: ranked[round(place * (len(ranked) - 1))] for name, place in PLACES.items()} if ranked else {}
+    if len(ranked) < 2:
+        return {"only": ranked[0]} if ranked else {}
+    places = {name: round(place * (len(ranked) - 1)) for name, place in PLACES.items()}
+    return {name: ranked[number] for name, number in places.items() if len(ranked) > 2 or name != "median"}
 
 
 def _name_of(record: Record) -> tuple[str, int, int]:

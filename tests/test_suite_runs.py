@@ -1,6 +1,7 @@
 """Runs of suites: controls, several contrasts at once, boxes, quick runs that go on, pictures."""
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -9,12 +10,13 @@ from PIL import Image
 from test_suites import bench, network, suite, write_nifti  # noqa: F401
 
 from benchmarks import records
+from benchmarks.case_pictures import choose
 from benchmarks.entrants import Trivial
 from benchmarks.inputs import Inputs, read_answer, workplace
 from benchmarks.leaderboard.command import quick_entrants, read_pictures
 from benchmarks.run_facts import is_quick
 from benchmarks.runner import Run, blocks, context_of, run
-from benchmarks.suite import load_suite
+from benchmarks.suite import load_suite, name_of
 from mvg.cli import main
 
 
@@ -145,6 +147,15 @@ def test_pictures_show_best_median_and_worst_with_examples(suite, tmp_path):  # 
         picture = Image.open(tmp_path / "out/pictures" / entry["file"])
         assert picture.width > 7 * 60
         assert (tmp_path / "out/pictures" / entry["file"]).stat().st_size < 60_000
+
+
+@pytest.mark.parametrize("places", [{}, {"only": 0}, {"best": 1, "worst": 0}, {"best": 2, "median": 1, "worst": 0}])
+def test_no_answer_is_shown_twice(suite, tmp_path, places):  # noqa: F811
+    found = bench(suite, tmp_path / "out", "--entrant", "mean", "--pictures", "false")
+    first = next(record for record in found if record.metric == "dice" and not record.draw)
+    rows = [replace(first, value=number, case=str(number)) for number in range(len(places))]
+    asked = {(name_of(first.dataset, first.task, first.variant, first.structure), first.shot, first.draw)}
+    assert {place: record.value for place, record in choose(rows, asked).items()} == places
 
 
 def test_answers_do_not_depend_on_how_many_are_asked_at_once(suite, tmp_path, monkeypatch):  # noqa: F811

@@ -255,14 +255,25 @@ def _parts_table(board: Board, colour: Mapping[str, int]) -> str:
 
 
 def _pictures(board: Board, pictures: Sequence[Picture]) -> str:
+    """Shows the pictures of an entrant in a row, those of the best one at once and those of the others on demand."""
     own = [p for p in pictures if (p.facts["task"], p.facts["dataset"]) == (board.task, board.dataset)]
     own = [p for p in own if p.facts.get("suite", board.suite) == board.suite]
+    ranks = {standing.entrant: number for number, standing in enumerate(board.standings)}
+    names = sorted({p.facts["entrant"] for p in own}, key=lambda name: ranks.get(name, len(ranks)))
+    rows = [_row([picture for picture in own if picture.facts["entrant"] == name]) for name in names]
+    if not rows:
+        return ""
+    rest = f"<details><summary>Answers of others</summary>{''.join(rows[1:])}</details>" if rows[1:] else ""
+    return f"<h3>Best, median and worst</h3>{rows[0]}{rest}"
+
+
+def _row(pictures: Sequence[Picture]) -> str:
     shown = []
-    for picture in own:
+    for picture in pictures:
         words = [picture.facts.get(name, "") for name in ("entrant", "place", "structure", "case", "caption")]
         text = escape(", ".join(word for word in words if word))
         shown.append(
             f'<figure><img alt="{text}" loading="lazy" src="data:image/png;base64,{picture.data}">'
             f"<figcaption>{text}</figcaption></figure>"
         )
-    return f'<h3>Best, median and worst</h3><div class="pictures">{"".join(shown)}</div>' if shown else ""
+    return f'<div class="pictures">{"".join(shown)}</div>'
