@@ -96,6 +96,11 @@ class TrainingCLI(LightningCLI):
         if not training and not (options.ckpt_path or options.model.get("weights") or options.model.get("pretrained")):
             options.ckpt_path = str(trained_checkpoint(self.folder))
 
+    def _parse_ckpt_path(self) -> None:
+        """Lets the options of a training that goes on count; Lightning replaces them by those of its checkpoint."""
+        if self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+
     def after_instantiate_classes(self) -> None:
         """Keeps out of the stored configuration that this start continues another."""
         options = self.config[self.subcommand]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback
 
 from mvg.cli import main
@@ -119,6 +120,13 @@ def test_run_killed_after_any_step_ends_in_the_same_state(name):
     shutil.copytree(f"runs/{name}", f"runs/again-{name}")
     main([*FIT, "--name", f"again-{name}", "--resume"])
     assert_same(final(f"again-{name}"), final("whole"))
+
+
+def test_options_of_the_run_that_goes_on_count():
+    main([*FIT, "--name", "longer", "--trainer.max_epochs=1", "--model.minutes=50", "--model.weight_decay=0.1"])
+    main([*FIT, "--name", "longer", "--resume", "--model.minutes=100", "--model.weight_decay=0.2"])
+    options = OmegaConf.load("runs/longer/config.yaml").model
+    assert (options.minutes, options.weight_decay) == (100, 0.2)
 
 
 def test_run_without_last_epoch_goes_on_with_the_next_one():
