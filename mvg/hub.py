@@ -17,24 +17,30 @@ SHIPPED = Path(__file__).parent / "pretrained"
 PREFIX = "hub:"
 """What a name of the hub begins with, so that a mistyped folder is never looked for in the network."""
 
+OWN = "shipped:"
+"""What the name of a kind of shipped weights begins with."""
+
 
 def locate(source: str | Path) -> Path:
     """Finds a trained folder.
 
     Args:
-        source: The folder, one of its files, or `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` on the Hugging Face
-            hub, of which safetensors and JSON are fetched, once. With `--offline` or `HF_HUB_OFFLINE=1` nothing is, and
+        source: The folder, one of its files, `shipped:2d` or `shipped:3d` for what came with the installation, or
+            `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` on the Hugging Face hub, of which safetensors and JSON are fetched, once. With `--offline` or `HF_HUB_OFFLINE=1` nothing is, and
             what was fetched before is used.
 
     Returns:
         The folder; it may lack files.
 
     Raises:
-        FileNotFoundError: If the hub has no such folder, or cannot be reached and was not fetched from before.
+        FileNotFoundError: If the hub has no such folder, or cannot be reached and was not fetched from before; or the
+            installation ships no such weights.
         ValueError: If a file is named that is no part of a trained folder, or no name follows `hub:`.
     """
     if str(source).startswith(PREFIX):
         return _fetch(str(source)[len(PREFIX) :])
+    if str(source).startswith(OWN):
+        return shipped(str(source)[len(OWN) :])
     path = Path(source)
     if not path.is_file():
         return path

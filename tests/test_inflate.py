@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from mvg import weights
 from mvg.models import CanvasViT, ConvStem, PatchStem, UNetDecoder
+from mvg.models.decoder import unfold
 from mvg.models.inflate import inflate
 from mvg.models.initialise import initialise
 
@@ -19,7 +20,7 @@ def make(size, stem=None, **options):
 
 
 def conv(size):
-    return make(size, ConvStem(widths=[16, 32]), decoder=UNetDecoder(skips="codes"))
+    return make(size, ConvStem(widths=[16, 32]), decoder=UNetDecoder(skips="codes", supervision=0.5))
 
 
 @pytest.mark.parametrize("build", [make, conv])
@@ -33,6 +34,19 @@ def test_equal_slices_give_the_maps_of_the_picture(build):
         assert torch.allclose(many, one[:, :, None].expand_as(many), atol=1e-5)
 
 
+@pytest.mark.parametrize("build", [make, conv])
+@torch.no_grad()
+def test_each_slice_of_a_token_is_painted_alike(build):
+    flat, deep = build((16, 16)), build((8, 16, 16))
+    inflate(deep, flat.state_dict())
+    paint = [getattr(network.decoder, "expand" if build is make else "sketch") for network in (flat, deep)]
+    tokens = torch.rand(1, 4, paint[0].in_features)
+    side = 4 if build is make else 2
+    one = unfold(paint[0](tokens), (2, 2), side, paint[0].out_features // side**2)
+    many = unfold(paint[1](tokens), (1, 2, 2), side, paint[1].out_features // side**3)
+    assert torch.allclose(many, one[:, :, None].expand_as(many), atol=1e-6)
+
+
 def test_a_folder_of_a_2d_network_starts_a_3d_one(tmp_path, caplog):
     flat, deep = conv((16, 16)), conv((8, 16, 16))
     weights.save(tmp_path / "w", flat)
@@ -40,7 +54,7 @@ def test_a_folder_of_a_2d_network_starts_a_3d_one(tmp_path, caplog):
         initialise(deep, weights=str(tmp_path / "w"))
     own, given = deep.state_dict(), flat.state_dict()
     assert all(torch.equal(own[name], given[name]) for name in given if name.startswith("blocks."))
-    assert "start from the 2D network; not: " in caplog.text
+    assert "start from the 2D network; not: none" in caplog.text
 
 
 def test_a_plain_vit_starts_the_blocks_and_patches_of_a_3d_network(tmp_path):

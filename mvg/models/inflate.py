@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from mvg.models.base import InContextModel
 from mvg.weights import describe
 
+PAINTERS = ("decoder.expand.", "decoder.sketch.")
+"""Linear maps from a token to its pixels, the first axis of the token's grid slowest."""
+
 log = logging.getLogger(__name__)
 
 
@@ -25,8 +28,8 @@ def inflate(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     A kernel of odd length goes into the middle of the new axis, where it looks at one slice; one of even length (a
     stride) is spread evenly over the new axis, so that equal slices give what one of them gave. Maps of
-    preferred places are repeated. Tensors of other shapes, such as those that paint the pixels of a patch, keep their
-    random start.
+    preferred places, and what paints the pixels of a token, are repeated: each slice is painted alike. Tensors of
+    other shapes keep their random start.
 
     Args:
         network: The network for volumes, of the same widths and depth.
@@ -51,6 +54,8 @@ def _grow(given: Tensor, own: Tensor, name: str) -> Tensor | None:
     """Fits one tensor; None if it cannot be."""
     if given.shape == own.shape:
         return given
+    if name.startswith(PAINTERS) and given.shape[1:] == own.shape[1:] and len(own) % len(given) == 0:
+        return given.repeat(len(own) // len(given), *[1] * (given.ndim - 1))
     if given.ndim != 4 or own.ndim != 5 or given.shape[:2] != own.shape[:2] or given.shape[2:] != own.shape[3:]:
         return None
     depth = own.shape[2]
