@@ -136,17 +136,34 @@ def describe(source: str | Path) -> dict[str, Any]:
             is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source))
             hint = f"; on the Hugging Face hub it would be hub:{source}" if is_name else ""
             raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves{hint}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {error}; copy the folder again") from error
-    found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{folder} has format {found}, this version reads {FORMAT}; update mvg, or save it anew")
+    config = read_description(folder / CONFIG, FORMAT, "save it anew")
     lacking = [name for name in ("network", "tasks") if not isinstance(config.get(name), dict)]
     if lacking:
         raise ValueError(f"{folder / CONFIG} is damaged: it lacks `{lacking[0]}`; copy the folder again")
-    return dict(config)
+    return config
+
+
+def read_description(path: Path, version: int, remedy: str) -> dict[str, Any]:
+    """Reads the JSON file by which a folder says what it is.
+
+    Args:
+        path: The file.
+        version: The `format` that is read.
+        remedy: What helps an older folder.
+
+    Raises:
+        ValueError: If it is damaged, or of another format.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; copy the folder again") from error
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found is None:
+        raise ValueError(f"{path} is damaged: it states no format; copy the folder again")
+    if found != version:
+        raise ValueError(f"{path.parent} has format {found}, this version reads {version}; update mvg, or {remedy}")
+    return dict(facts)
 
 
 def save(

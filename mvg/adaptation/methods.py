@@ -26,7 +26,7 @@ from mvg.configuration import from_config
 from mvg.files import whole_folder
 from mvg.models.base import InContextModel
 from mvg.task import Task
-from mvg.weights import unshared, write_tensors
+from mvg.weights import read_description, unshared, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -276,16 +276,13 @@ def describe_adapter(folder: str | Path) -> dict[str, Any]:
     for name in (FACTS, ADAPTER):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}; name the folder that `mvg adapt` wrote")
+    facts = read_description(folder / FACTS, FORMAT, "adapt anew")
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        found = facts["format"]
         Adaptation(**facts["adaptation"])
         str(facts["base"]["network"] + facts["base"]["sha256"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / FACTS} is damaged: {error}; copy the folder again") from error
-    if found != FORMAT:
-        raise ValueError(f"{folder} has format {found}, this version reads {FORMAT}; update mvg, or adapt anew")
-    return dict(facts)
+    return facts
 
 
 def load_adapter(network: InContextModel, folder: str | Path) -> None:
