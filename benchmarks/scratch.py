@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.entrant import Entrant, Shown, digest, first_of
 from benchmarks.suite import Question
-from benchmarks.unet import Sample, Specialist, Specialty
+from benchmarks.unet import Sample, Specialist, Specialty, train_on
 from mvg.data.augmentation import Augmentation
 from mvg.data.geometry import from_slices, resize, resize_labels, to_slices
 from mvg.data.location import Location, read_grid
@@ -68,17 +68,8 @@ class FromScratch(Entrant):
         samples = ExampleSlices(self._subjects([first_of(image) for image in images], targets), self.seed)
         pl.seed_everything(self.seed, verbose=False)
         network = Specialist(Specialty("examples", self.question.name, self.question.asked, 2), 1, self.minutes)
-        trainer = pl.Trainer(
-            max_epochs=1,
-            precision="bf16-mixed",
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        trainer.fit(network.train(), DataLoader(samples, self.batch_size))
-        self.network = network.eval()
+        train_on(network, DataLoader(samples, self.batch_size))
+        self.network = network
 
     def __call__(self, image: Shown) -> NDArray[Any]:
         """Answers one image, slice by slice."""

@@ -19,7 +19,8 @@ from benchmarks.suite import Question
 from benchmarks.unet import Specialist, Specialty, specialties, train_unet
 from mvg.data import EpisodeDataModule
 from mvg.data.geometry import from_slices, resize
-from mvg.files import write_tensors, write_whole
+from mvg.files import write_whole
+from mvg.weights import write_tensors
 from tasks import Segmentation, Synthesis
 
 INDEX = "specialists.json"

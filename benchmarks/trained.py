@@ -22,11 +22,11 @@ from mvg.data.exposure import joined
 from mvg.data.intensity import Window
 from mvg.hub import locate
 from mvg.models.base import InContextModel
-from mvg.prediction.predictor import Predictor, find_task
+from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import read_raster
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import Scan, read_scan
-from mvg.prediction.trained import stored_cut
+from mvg.prediction.trained import find_task, stored_cut
 from mvg.prediction.volume_predictor import VolumePredictor
 from mvg.weights import CONFIG, MODEL
 

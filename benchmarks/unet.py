@@ -278,6 +278,13 @@ def train_unet(
         num_workers=workers,
         worker_init_fn=start_worker if workers else None,
     )
+    steps = train_on(network, loader)
+    logger.info("%s/%s: U-Net, %d steps", specialty.source, specialty.name, steps)
+    return network
+
+
+def train_on(network: Specialist, samples: DataLoader[Sample]) -> int:
+    """Trains a U-Net in place, for the minutes or steps that it was made for; returns the number of steps."""
     trainer = pl.Trainer(
         max_epochs=1,
         precision="bf16-mixed",
@@ -287,9 +294,9 @@ def train_unet(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(network.train(), loader)
-    logger.info("%s/%s: U-Net, %d steps", specialty.source, specialty.name, trainer.global_step)
-    return network.eval()
+    trainer.fit(network.train(), samples)
+    network.eval()
+    return trainer.global_step
 
 
 def unet_entrant(trained: Mapping[str, tuple[Specialist, int]]) -> Entrant:

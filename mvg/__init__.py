@@ -5,8 +5,9 @@ The names below are imported when they are first used, so that `import mvg` itse
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mvg.lazy import lazy
 
 if TYPE_CHECKING:
     from mvg.episode import Answer, Episode, Pair
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
     from mvg.prediction.volume_predictor import VolumePredictor
     from mvg.task import Task
     from mvg.weights import build, load
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "Answer": "mvg.episode",
+            "Episode": "mvg.episode",
+            "Generalist": "mvg.generalist",
+            "InContextModel": "mvg.models.base",
+            "NextScale": "mvg.next_scale",
+            "Pair": "mvg.episode",
+            "Predictor": "mvg.prediction.predictor",
+            "ScalePredictor": "mvg.prediction.scale_predictor",
+            "Task": "mvg.task",
+            "VolumePredictor": "mvg.prediction.volume_predictor",
+            "build": "mvg.weights",
+            "load": "mvg.weights",
+        },
+    )
 
 __version__ = "0.1.0"
 
@@ -35,32 +54,3 @@ __all__ = [
     "build",
     "load",
 ]
-
-_MODULES = {
-    "Answer": "mvg.episode",
-    "Episode": "mvg.episode",
-    "Generalist": "mvg.generalist",
-    "InContextModel": "mvg.models.base",
-    "NextScale": "mvg.next_scale",
-    "Pair": "mvg.episode",
-    "Predictor": "mvg.prediction.predictor",
-    "ScalePredictor": "mvg.prediction.scale_predictor",
-    "Task": "mvg.task",
-    "VolumePredictor": "mvg.prediction.volume_predictor",
-    "build": "mvg.weights",
-    "load": "mvg.weights",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name from the module that holds it."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'mvg' has no attribute {name!r}; it offers {', '.join(__all__)}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Lists the public names, imported or not."""
-    return sorted({*globals(), *__all__})

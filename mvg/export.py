@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ActionYesNo, ArgumentParser
 from torch import Tensor, nn
 
 import mvg
 from mvg.hub import locate
 from mvg.models.base import InContextModel
+from mvg.options import make_parser, parse
 from mvg.weights import describe, load
 
 log = logging.getLogger(__name__)
@@ -31,11 +30,8 @@ TOLERANCE = 1e-3
 
 def export(args: Sequence[str]) -> None:
     """Writes a 2D network as an ONNX or PyTorch program."""
-    parser = ArgumentParser(prog="mvg export", description=export.__doc__, exit_on_error=False)
-    parser.add_function_arguments(export_file, skip={"overwrite"})
-    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace the file if it exists.")
-    words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
-    export_file(**parser.parse_args(words).as_dict())
+    parser = make_parser(export, export_file, {"overwrite": "Replace the file if it exists."})
+    export_file(**parse(parser, args))
 
 
 def export_file(

@@ -1,16 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -43,12 +43,17 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
             work.unlink(missing_ok=True)
 
 
-def write_tensors(path: Path, state: dict[str, Tensor]) -> None:
-    """Writes safetensors that others may read as any new file of the user; the library's are for the user alone."""
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(state, path)
-    path.chmod(mode)
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder to write into, which takes the place of `folder` if the block ends well, else disappears."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield work
+        os.chmod(work, 0o755)
+        _replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _fill(content: bytes, file: BinaryIO) -> None:
@@ -68,3 +73,19 @@ def _write_beside(path: Path, write: Callable[[BinaryIO], object]) -> Path:
         work.unlink(missing_ok=True)
         raise
     return work
+
+
+def _replace(work: Path, folder: Path) -> None:
+    """Moves a finished folder into place; an older one is kept until the new one stands."""
+    if not folder.exists():
+        work.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / folder.name
+    folder.rename(old)
+    try:
+        work.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)

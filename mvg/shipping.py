@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mvg.data.synthetic import SyntheticAnatomy
-from mvg.files import write_tensors
+from mvg.files import whole_folder
 from mvg.hub import KINDS, SHIPPED, locate
 from mvg.models.base import InContextModel
-from mvg.weights import CARD, CONFIG, MODEL, build, card, describe, load, read, unshared, whole_folder
+from mvg.weights import CARD, CONFIG, MODEL, build, card, describe, load, read, unshared, write_tensors
 
 LIMIT = 30_000_000
 """Bytes that a shipped folder may have."""

@@ -16,12 +16,11 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
 
 import mvg
-from mvg import run_folder
-from mvg.adaptation.methods import SaveAdapter
+from mvg import data, models, run_folder
 from mvg.data import EpisodeDataModule
 from mvg.generalist import Generalist
 from mvg.resume import ContinueLoader, KeepBest, SaveLast, SeedBatches
-from mvg.weights import SaveWeights
+from mvg.saving import SaveAdapter, SaveWeights
 
 RUNS = Path("runs")
 logger = logging.getLogger(__name__)
@@ -35,6 +34,9 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
+        for room in (data, models):
+            for name in room.__all__:
+                getattr(room, name)  # what is imported is listed by --help and may be named without its path
         super().__init__(
             Generalist,
             EpisodeDataModule,

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import WeightAveraging
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
-from mvg.data.exposure import exposure
-from mvg.data.source import Source
-from mvg.files import write_tensors
+from mvg.files import whole_folder
 from mvg.hub import locate
 from mvg.hub import shipped as shipped
-from mvg.licences import TERMS, inheritance, licence_lines
+from mvg.licences import licence_lines
 from mvg.models.base import InContextModel
-from mvg.sharding import whole_state
 from mvg.task import Task
-
-log = logging.getLogger(__name__)
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
@@ -148,17 +136,34 @@ def describe(source: str | Path) -> dict[str, Any]:
             is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source))
             hint = f"; on the Hugging Face hub it would be hub:{source}" if is_name else ""
             raise FileNotFoundError(f"no {name} in {folder}; name the folder `<run>/weights` that a fit leaves{hint}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {error}; copy the folder again") from error
-    found = config.get("format") if isinstance(config, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{folder} has format {found}, this version reads {FORMAT}; update mvg, or save it anew")
+    config = read_description(folder / CONFIG, FORMAT, "save it anew")
     lacking = [name for name in ("network", "tasks") if not isinstance(config.get(name), dict)]
     if lacking:
         raise ValueError(f"{folder / CONFIG} is damaged: it lacks `{lacking[0]}`; copy the folder again")
-    return dict(config)
+    return config
+
+
+def read_description(path: Path, version: int, remedy: str) -> dict[str, Any]:
+    """Reads the JSON file by which a folder says what it is.
+
+    Args:
+        path: The file.
+        version: The `format` that is read.
+        remedy: What helps an older folder.
+
+    Raises:
+        ValueError: If it is damaged, or of another format.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; copy the folder again") from error
+    found = facts.get("format") if isinstance(facts, dict) else None
+    if found is None:
+        raise ValueError(f"{path} is damaged: it states no format; copy the folder again")
+    if found != version:
+        raise ValueError(f"{path.parent} has format {found}, this version reads {version}; update mvg, or {remedy}")
+    return dict(facts)
 
 
 def save(
@@ -206,17 +211,12 @@ def save(
     return folder
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yields a folder to write into, which takes the place of `folder` if the block ends well, else disappears."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield work
-        os.chmod(work, 0o755)
-        _replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
+    """Writes safetensors that others may read as any new file of the user; the library's are for the user alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(state, path)
+    path.chmod(mode)
 
 
 def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -227,22 +227,6 @@ def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return result
-
-
-def _replace(work: Path, folder: Path) -> None:
-    """Moves a finished folder into place; an older one is kept until the new one stands."""
-    if not folder.exists():
-        work.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent)) / folder.name
-    folder.rename(old)
-    try:
-        work.rename(folder)
-    except OSError:
-        old.rename(folder)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def card(config: Mapping[str, Any], network: nn.Module) -> str:
@@ -274,111 +258,3 @@ def card(config: Mapping[str, Any], network: nn.Module) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
-    """Collects what a user of weights needs to know of a source that they were trained on; no paths.
-
-    Args:
-        source: The source.
-        aspect: How its images were brought to size.
-
-    Returns:
-        Of "licence", "terms", "commercial" (use is allowed), "modality", "class_names", "intensity" (image role to
-        rule), "slices" (how volumes were cut), "trim" (cut to the box outside of which they are air) and "aspect" those
-        that are known.
-    """
-    names = (*TERMS, "modality", "class_names", "intensity", "slices", "trim")
-    facts = {name: getattr(source, name, None) for name in names}
-    known = {**facts, "aspect": aspect}
-    return {name: to_config(value) for name, value in known.items() if value or value is False}
-
-
-def averaged(trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, torch.Tensor]:
-    """Returns the weights of a run; where they are averaged (`EMAWeightAveraging`), the averages."""
-    checkpoint: dict[str, Any] = {"state_dict": whole_state(pl_module)}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging):
-            callback.on_save_checkpoint(trainer, pl_module, checkpoint)
-    return part_of(checkpoint["state_dict"])
-
-
-def part_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Picks the weights of the network out of those of a run."""
-    start = "network."
-    return {name[len(start) :]: tensor for name, tensor in state.items() if name.startswith(start)}
-
-
-class SaveWeights(pl.Callback):
-    """Leaves `<run>/weights` when a fit ends, or is ended by hand; an adaptation leaves an adapter instead.
-
-    Args:
-        minutes: Minutes of training after which weights are left in `<run>/milestones/<minutes>min`, too; averaged ones
-            where a run averages them.
-    """
-
-    def __init__(self, minutes: list[float] | None = None) -> None:
-        if wrong := [value for value in minutes or [] if not value > 0]:
-            raise ValueError(f"`minutes` must be greater than 0, got {wrong[0]}")
-        self.minutes = sorted(minutes or [])
-        self.inherited: dict[str, dict[str, Any]] = {}
-        self.shown: dict[str, dict[str, Any]] = {}
-        self._kept = 0.0
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes the licences of the weights that the training starts from, as long as they are there, and its cases."""
-        start, pretrained = (getattr(pl_module, name, None) for name in ("weights", "pretrained"))
-        if pretrained and Path(pretrained).is_dir():
-            start, pretrained = pretrained, None
-        self.inherited = inheritance(describe(start) if start else None, pretrained)
-        if trainer.is_global_zero:
-            sources = getattr(trainer.datamodule, "sources", {})  # type: ignore[attr-defined]
-            self.shown = {name: exposure(source) for name, source in sources.items()}
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
-        """Leaves the weights of a milestone before the first step after it."""
-        self._keep(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves those of a milestone that is the end."""
-        self._keep(trainer, pl_module)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the folder on the first process."""
-        self._save(trainer, pl_module, part_of(whole_state(pl_module)), "weights")
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes it after Ctrl-C too: who stops a training by hand has seen enough of it."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.global_step > 0:
-            self._save(trainer, pl_module, averaged(trainer, pl_module), "weights")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the last milestone that was left."""
-        return {"kept": self._kept}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the last milestone that was left."""
-        self._kept = float(state_dict["kept"])
-
-    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        passed = [value for value in self.minutes if self._kept < value <= float(pl_module.seconds) / 60]  # type: ignore[arg-type]
-        if passed:
-            self._kept = passed[-1]
-            self._save(trainer, pl_module, averaged(trainer, pl_module), f"milestones/{passed[-1]:g}min")
-
-    def _save(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: Mapping[str, torch.Tensor], name: str
-    ) -> None:
-        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-            return
-        if getattr(pl_module, "adaptation", None) is not None:
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        tasks, aspect = getattr(data, "tasks", {}), getattr(data, "aspect", None)
-        held = getattr(data, "sources", {}).items()
-        sources = {name: {**facts_of(source, aspect), **self.shown.get(name, {})} for name, source in held}
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        folder = Path(trainer.default_root_dir) / name
-        network: nn.Module = pl_module.network  # type: ignore[assignment]
-        save(folder, network, tasks, sources, metrics, inherited=self.inherited, state=state)
-        log.info("weights saved to %s", folder)

@@ -11,7 +11,6 @@ from mvg.adaptation.methods import (
     ADAPTER,
     FACTS,
     Adaptation,
-    SaveAdapter,
     changed,
     describe_adapter,
     fingerprint,
@@ -23,6 +22,7 @@ from mvg.adaptation.methods import (
 )
 from mvg.generalist import Generalist
 from mvg.models import CanvasViT, ConvStem, InContextModel, UNetDecoder
+from mvg.saving import SaveAdapter, SaveWeights
 
 SIZE = (16, 16)
 METHODS = ("prompt", "lora", "head", "full")
@@ -192,7 +192,7 @@ def fit(folder, adaptation, callbacks=(), **options):
         default_root_dir=folder,
         accelerator="cpu",
         logger=False,
-        callbacks=[SaveAdapter(), weights.SaveWeights(), *callbacks],
+        callbacks=[SaveAdapter(), SaveWeights(), *callbacks],
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,

@@ -21,7 +21,8 @@ from mvg.configuration import from_config, to_config
 from mvg.conversion import FORMATS, convert, fingerprint
 from mvg.models import CanvasViT, SegGPT, UniverSeg, ViTEncoder
 from mvg.models.initialise import initialise
-from mvg.weights import MODEL, SaveWeights, build, describe, load, save
+from mvg.saving import SaveWeights
+from mvg.weights import MODEL, build, describe, load, save
 from tasks import Segmentation
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ from mvg.data.manifest import read_manifest, write_manifest
 from mvg.generalist import Generalist
 from mvg.licences import inheritance
 from mvg.models import CanvasViT, PatchStem
+from mvg.saving import SaveWeights
 from tasks import Segmentation
 
 
@@ -66,7 +67,7 @@ def test_a_fit_leaves_what_it_showed_and_passes_it_on(tmp_path):
     )  # fmt: skip
     trainer = pl.Trainer(
         max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False,
-        default_root_dir=tmp_path, callbacks=[weights.SaveWeights()],
+        default_root_dir=tmp_path, callbacks=[SaveWeights()],
     )  # fmt: skip
     trainer.fit(Generalist(network), data)
     facts = weights.describe(tmp_path / "weights")

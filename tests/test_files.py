@@ -4,7 +4,8 @@ import stat
 import pytest
 import torch
 
-from mvg.files import write_atomically, write_tensors, write_whole
+from mvg.files import write_atomically, write_whole
+from mvg.weights import write_tensors
 
 WRITERS = {
     "one": lambda path: write_atomically(path, lambda file: file.write(b"a")),

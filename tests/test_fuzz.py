@@ -110,7 +110,9 @@ def read(path, kind):
 
 def worker(folder, first, last):
     """Reads mutations of all kinds; a line of JSON before and after each."""
-    from mvg.data import location  # noqa: F401  imports belong to neither limit
+    import SimpleITK  # noqa: F401  imports belong to neither limit
+
+    from mvg.data import location  # noqa: F401
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY

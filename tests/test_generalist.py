@@ -13,7 +13,8 @@ from mvg.data import SyntheticAnatomy
 from mvg.episode import Episode, Pair
 from mvg.generalist import Generalist
 from mvg.models import CanvasViT, ConvStem, InContextModel, UNetDecoder
-from mvg.weights import SaveWeights, describe, load, load_tasks, save
+from mvg.saving import SaveWeights
+from mvg.weights import describe, load, load_tasks, save
 from tasks import Denoising, Segmentation
 
 NAMES = ("toy/segmentation", "toy/denoising")

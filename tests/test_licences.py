@@ -6,7 +6,8 @@ from test_generalist import Toy, network, run  # noqa: F401  (run is a fixture)
 from mvg.data import ManifestSource, SyntheticAnatomy
 from mvg.generalist import Generalist
 from mvg.licences import inheritance, licence_lines
-from mvg.weights import SaveWeights, describe, facts_of, save
+from mvg.saving import SaveWeights, facts_of
+from mvg.weights import describe, save
 
 CLOSED = {"licence": "CC BY-NC-SA 4.0", "terms": "share alike, non-commercial", "commercial": False}
 

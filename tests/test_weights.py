@@ -1,3 +1,4 @@
+import ast
 import getpass
 import json
 import logging
@@ -12,14 +13,18 @@ from safetensors.torch import save_file
 from test_canvas_vit import PRESETS, draw, make, paint
 
 import mvg
+import mvg.data
+import mvg.models
 import mvg.weights
 from mvg.data import FolderSource, SyntheticAnatomy, Window
 from mvg.models import CanvasViT, InContextModel, PatchStem, UniverSeg
 from mvg.models.initialise import initialise, read_vit
-from mvg.weights import build, describe, facts_of, load, load_aspect, load_tasks, save
+from mvg.saving import facts_of
+from mvg.weights import build, describe, load, load_aspect, load_tasks, save
 from tasks import Denoising, Segmentation
 
 ROOT = Path(__file__).parents[1]
+LAZY = (mvg, mvg.data, mvg.models)
 VIT = {"image_size": [64, 64], "width": 192, "depth": 12, "heads": 3}
 
 
@@ -315,22 +320,28 @@ class TestPackage:
         code = "import sys, mvg; sys.exit(bool({'torch', 'numpy', 'pandas'} & set(sys.modules)))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
-    @pytest.mark.parametrize("name", mvg.__all__)
-    def test_public_name_is_what_its_module_holds(self, name):
-        value = getattr(mvg, name)
+    def test_predictor_starts_without_what_only_training_or_reading_needs(self):
+        code = "import sys, mvg; mvg.Predictor; print(*sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        unneeded = {"pytorch_lightning", "torchmetrics", "timm", "torchio", "pandas", "SimpleITK"}
+        assert not unneeded & set(done.stdout.split())
+
+    @pytest.mark.parametrize(("package", "name"), [(package, name) for package in LAZY for name in package.__all__])
+    def test_public_name_is_what_its_module_holds(self, package, name):
+        value = getattr(package, name)
+        assert name in dir(package)
         assert getattr(sys.modules[value.__module__], name) is value
-        assert name in dir(mvg)
 
     def test_unknown_name_lists_the_known(self):
         with pytest.raises(AttributeError, match="no attribute 'Trainer'; it offers Answer, Episode"):
             _ = mvg.Trainer
 
-    def test_type_checkers_see_every_public_name(self):
-        text = Path(mvg.__file__).read_text()
-        for name, module in mvg._MODULES.items():
-            line = next(line for line in text.splitlines() if line.strip().startswith(f"from {module} import"))
-            assert name in line
-        assert sorted(mvg._MODULES) == mvg.__all__
+    @pytest.mark.parametrize("package", LAZY)
+    def test_type_checkers_see_every_public_name(self, package):
+        tree = ast.walk(ast.parse(Path(package.__file__).read_text()))
+        shown = {alias.name: node.module for node in tree if isinstance(node, ast.ImportFrom) for alias in node.names}
+        for name in package.__all__:
+            assert getattr(package, name) is getattr(sys.modules[shown[name]], name)
 
 
 class TestPretrained:

@@ -1,5 +1,5 @@
 """Adaptation of trained networks to a few labelled cases: methods, episodes, training and the command."""
 
-from mvg.adaptation.methods import Adaptation, SaveAdapter
+from mvg.adaptation.methods import Adaptation
 
-__all__ = ["Adaptation", "SaveAdapter"]
+__all__ = ["Adaptation"]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ActionYesNo, ArgumentParser
-
 from mvg.adaptation.cases import read_cases
 from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, Method, save_adapter
 from mvg.adaptation.training import RATES, STEPS, Outcome, Plan, Validation, adapt_to_cases
 from mvg.configuration import to_config
 from mvg.data.readers import SIZE_LIMIT
+from mvg.options import make_parser, parse
 from mvg.prediction.context import find_pairs
 from mvg.prediction.default_weights import weights_for
 from mvg.prediction.predict import Axis, as_window
@@ -33,11 +31,8 @@ log = logging.getLogger(__name__)
 
 def adapt(args: Sequence[str]) -> None:
     """Adapts a trained network to a new data set with a few labelled cases."""
-    parser = ArgumentParser(prog="mvg adapt", description=adapt.__doc__, exit_on_error=False)
-    parser.add_function_arguments(adapt_files, skip={"overwrite"})
-    parser.add_argument("--overwrite", action=ActionYesNo, default=False, help="Replace an adapter that exists.")
-    words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
-    adapt_files(**parser.parse_args(words).as_dict())
+    parser = make_parser(adapt, adapt_files, {"overwrite": "Replace an adapter that exists."})
+    adapt_files(**parse(parser, args))
 
 
 def adapt_files(

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import pytorch_lightning as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -23,11 +22,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 import mvg
-from mvg.configuration import from_config, to_config
-from mvg.files import write_tensors
+from mvg.configuration import from_config
+from mvg.files import whole_folder
 from mvg.models.base import InContextModel
 from mvg.task import Task
-from mvg.weights import unshared, whole_folder
+from mvg.weights import read_description, unshared, write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -277,16 +276,13 @@ def describe_adapter(folder: str | Path) -> dict[str, Any]:
     for name in (FACTS, ADAPTER):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}; name the folder that `mvg adapt` wrote")
+    facts = read_description(folder / FACTS, FORMAT, "adapt anew")
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        found = facts["format"]
         Adaptation(**facts["adaptation"])
         str(facts["base"]["network"] + facts["base"]["sha256"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{folder / FACTS} is damaged: {error}; copy the folder again") from error
-    if found != FORMAT:
-        raise ValueError(f"{folder} has format {found}, this version reads {FORMAT}; update mvg, or adapt anew")
-    return dict(facts)
+    return facts
 
 
 def load_adapter(network: InContextModel, folder: str | Path) -> None:
@@ -325,27 +321,3 @@ def adapted_task(folder: str | Path) -> Task | None:
     """Returns the task that an adapter was trained on, None where it does not say."""
     entry = describe_adapter(folder).get("task")
     return None if entry is None else cast(Task, from_config(entry))
-
-
-class SaveAdapter(pl.Callback):
-    """Leaves `<run>/adapter` when a fit that adapts a network ends, or is ended by hand."""
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the folder on the first process."""
-        adaptation = getattr(pl_module, "adaptation", None)
-        if adaptation is None or not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
-            return
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-        facts = {"steps": trainer.global_step, "metrics": {k: v for k, v in scores.items() if math.isfinite(v)}}
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        tasks = list(getattr(data, "tasks", {}).values())
-        facts |= {"task": to_config(tasks[0]) if len(tasks) == 1 else None}
-        facts |= {"aspect": data.aspect} if hasattr(data, "aspect") else {}
-        network, base = cast(InContextModel, pl_module.network), str(pl_module.base)
-        folder = save_adapter(Path(trainer.default_root_dir) / "adapter", network, adaptation, base, facts=facts)
-        log.info("adapter saved to %s", folder)
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes it after Ctrl-C, too."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.global_step > 0:
-            self.on_fit_end(trainer, pl_module)

@@ -323,15 +323,11 @@ class EpisodeDataset(Dataset[Episode]):
         return subjects, step
 
     def _fit(self, subject: Subject, keys: Sequence[str], rng: np.random.Generator) -> Subject:
+        size = self.sizes.get(len(subject.shape), self.image_size)
         if not self.training or self.crop is None:
-            return fit(subject, place(subject.shape, self.sizes.get(len(subject.shape), self.image_size), self.aspect))
+            return fit(subject, place(subject.shape, size, self.aspect))
         anchor = find_anchor(subject, keys)
-        return fit(
-            subject,
-            place_crop(
-                subject.shape, self.sizes.get(len(subject.shape), self.image_size), rng, anchor, self.crop, self.aspect
-            ),
-        )
+        return fit(subject, place_crop(subject.shape, size, rng, anchor, self.crop, self.aspect))
 
     def _encode(self, plan: Plan, subject: Subject, spec: Spec, rng: np.random.Generator) -> Pair:
         """Encodes a subject, with all channels and a target."""

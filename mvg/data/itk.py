@@ -13,7 +13,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 
 from mvg.data.readers import LARGEST, Volume
 
@@ -56,6 +55,8 @@ def read_itk(path: Path, largest: int = LARGEST) -> Volume:
     Raises:
         ValueError: If it is missing, truncated, damaged, no scalar 3D volume, or holds values that are not finite.
     """
+    import SimpleITK as sitk
+
     try:
         _verify(read_header(path), largest)
         image = sitk.ReadImage(str(path))

@@ -11,14 +11,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header, data_type_codes
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 VOLUMES = (".nii.gz", ".nii")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -222,6 +224,8 @@ def _corners(extent: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _to_image(volume: Volume) -> sitk.Image:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(volume.values.transpose(2, 1, 0))
     spacing = np.array(volume.spacing)
     image.SetSpacing(spacing.tolist())
@@ -251,6 +255,8 @@ def resample(volume: Volume, onto: Volume, labels: bool = False) -> tuple[Volume
     """
     if same_grid(volume, onto):
         return volume, np.ones(onto.values.shape, dtype=bool)
+    import SimpleITK as sitk
+
     grid, image = _to_image(onto), _to_image(volume)
     kind = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
     moved = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), kind, 0.0)).transpose(2, 1, 0)

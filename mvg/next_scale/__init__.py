@@ -1,6 +1,5 @@
 """Coarse-to-fine prediction and training for any in-context network, in 2D and 3D."""
 
-import mvg.data  # noqa: F401  (first, as the data room cuts windows by the levels below, which need its geometry)
 from mvg.next_scale.level import Level, levels
 from mvg.next_scale.pyramid import Pyramid
 from mvg.next_scale.retrieval import (

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo
 
 from mvg.adaptation.methods import describe_adapter
 from mvg.data.readers import SIZE_LIMIT
 from mvg.hub import locate
 from mvg.next_scale import NextScale, Windows, retrieval_of
+from mvg.options import make_parser, parse
 from mvg.prediction.context import PairFiles, find_pairs, read_names
 from mvg.prediction.default_weights import weights_for
 from mvg.prediction.outputs import Job, find_jobs
@@ -44,10 +44,7 @@ _FLAGS = {
 
 def predict(args: Sequence[str]) -> None:
     """Answers images from files, after the examples in a folder."""
-    parser = ArgumentParser(prog="mvg predict", description=predict.__doc__, exit_on_error=False)
-    parser.add_function_arguments(predict_files, skip={*_FLAGS, "next_scale", "uncertainty"})
-    for name, text in _FLAGS.items():
-        parser.add_argument(f"--{name}", action=ActionYesNo, default=False, help=text)
+    parser = make_parser(predict, predict_files, _FLAGS, skip=("next_scale", "uncertainty"))
     parser.add_argument(
         "--next_scale",
         action=ActionYesNo(yes_prefix="next_", no_prefix="single_"),
@@ -63,8 +60,7 @@ def predict(args: Sequence[str]) -> None:
         help="Also write NAME.uncertainty: how far so many further answers differ, after other draws of the examples "
         f"and of mirrored images ({_MEMBERS} where no number is given). The answer stays as it is.",
     )
-    words = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in args]
-    predict_files(**parser.parse_args(words).as_dict())
+    predict_files(**parse(parser, args))
 
 
 def predict_files(

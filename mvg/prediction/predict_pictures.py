@@ -18,7 +18,7 @@ from mvg.prediction.outputs import Job, as_json, fingerprint
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.preview import draw_preview
 from mvg.prediction.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
-from mvg.prediction.run_facts import Groups, describe_context, name_of
+from mvg.prediction.run_facts import Groups, name_of, show, show_in_turn
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,10 @@ def answer_pictures(
         ValueError: If a context or a picture cannot be used, before the first file is written.
     """
     for chosen, jobs in reversed(groups):
-        predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+        show(predictor, chosen)
         for job in jobs:
             check_job(predictor, job)
-    for number, (chosen, jobs) in enumerate(groups):
-        if number:
-            predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
-        log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
-        facts = {**common, **describe_context(chosen)}
+    for jobs, facts in show_in_turn(predictor, groups, common):
         for first in range(0, len(jobs), predictor.batch):
             answer_jobs(predictor, jobs[first : first + predictor.batch], facts, names, preview)
 

@@ -21,7 +21,7 @@ from mvg.prediction.dicom_output import check_series, encode_derived, encode_seg
 from mvg.prediction.outputs import Job, as_json, fingerprint
 from mvg.prediction.preview import draw_slices
 from mvg.prediction.rasters import encode
-from mvg.prediction.run_facts import Groups, describe_context, name_of
+from mvg.prediction.run_facts import Groups, name_of, show, show_in_turn
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import SCANS, Scan, cut, encode_volume, is_slice, read_scan
 from mvg.prediction.volume_answers import VolumePrediction
@@ -53,14 +53,10 @@ def answer_volumes(
     for chosen, jobs in reversed(groups):
         for job in jobs:
             check_volume(job, is_label)
-        predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
-    for number, (chosen, jobs) in enumerate(groups):
-        if number:
-            predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
-        log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
-        shown = {**common, **describe_context(chosen)}
+        show(predictor, chosen)
+    for jobs, facts in show_in_turn(predictor, groups, common):
         for job in jobs:
-            answer_volume(predictor, job, shown, names, preview)
+            answer_volume(predictor, job, facts, names, preview)
 
 
 def answer_volume(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation.methods import adapted_task, describe_adapter, load_adapter
-from mvg.configuration import from_config
+from mvg.adaptation.methods import describe_adapter, load_adapter
 from mvg.data.geometry import Placement, fit, place, restore
 from mvg.data.readers import SIZE_LIMIT
 from mvg.data.subject import Item, Subject
@@ -27,6 +26,7 @@ from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.prediction.rasters import Raster, Source, limits, read_raster, to_tensor
 from mvg.prediction.subjects import split
+from mvg.prediction.trained import choose_task
 from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
 from mvg.task import Task
 
@@ -134,9 +134,7 @@ class Predictor:
         """
         folder = shipped("2d") if folder is None else locate(folder)
         facts = {} if adapter is None else describe_adapter(adapter)
-        if task is None and adapter is not None:
-            task = adapted_task(adapter)
-        chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
+        chosen = choose_task(folder, task, adapter)
         window = tuple(facts["window"]) if facts.get("window") else None
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
@@ -373,26 +371,3 @@ def find_device(name: str) -> torch.device:
             "use cpu, or see `mvg doctor`"
         )
     return device
-
-
-def find_task(known: Mapping[str, Task], name: str | None) -> Task:
-    """Finds a task by its name among those of a folder, or by the path of its class.
-
-    Raises:
-        ValueError: If there is no such task, or none is named and there is not exactly one.
-    """
-    names = ", ".join(sorted(known)) or "none"
-    if name is None:
-        if len(known) != 1:
-            raise ValueError(f"name the task that the context shows; the weights know: {names}")
-        return next(iter(known.values()))
-    if name in known:
-        return known[name]
-    if "." not in name:
-        raise ValueError(
-            f"there is no task {name!r}; the weights know: {names}; or give a class path such as tasks.Segmentation"
-        )
-    task = from_config({"class_path": name})
-    if not isinstance(task, Task):
-        raise ValueError(f"{name} is no task, but a {type(task).__name__}")
-    return task

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import is_scan, read_scan
 from mvg.prediction.volume_predictor import VolumePredictor
 from mvg.weights import MODEL
+
+log = logging.getLogger(__name__)
 
 AnyPredictor = Predictor | VolumePredictor | ScalePredictor
 Groups = Sequence[tuple[tuple[PairFiles, ...], Sequence[Job]]]
@@ -65,6 +68,31 @@ def describe(
         "candidates": len(chooser.pairs),
         "seed": chooser.seed,
     }
+
+
+def show(predictor: AnyPredictor, chosen: Sequence[PairFiles]) -> None:
+    """Shows examples to a predictor."""
+    predictor.set_context([pair.image for pair in chosen], [pair.target for pair in chosen])
+
+
+def show_in_turn(
+    predictor: AnyPredictor, groups: Groups, common: Mapping[str, Any]
+) -> Iterator[tuple[Sequence[Job], dict[str, Any]]]:
+    """Shows the examples of one group after the other; those of the first are shown already, by the checks before.
+
+    Args:
+        predictor: Answers the queries.
+        groups: Examples, and the queries that are shown them.
+        common: What the answers of one run have in common.
+
+    Yields:
+        The queries of a group, once its examples are shown, and what their answers have in common.
+    """
+    for number, (chosen, jobs) in enumerate(groups):
+        if number:
+            show(predictor, chosen)
+        log.info("Examples: %s", ", ".join(pair.name for pair in chosen))
+        yield jobs, {**common, **describe_context(chosen)}
 
 
 def describe_context(chosen: Sequence[PairFiles]) -> dict[str, Any]:

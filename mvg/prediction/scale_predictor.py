@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mvg import weights
-from mvg.adaptation.methods import adapted_task, describe_adapter, load_adapter
+from mvg.adaptation.methods import describe_adapter, load_adapter
 from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import slicing_axis
@@ -26,11 +26,11 @@ from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
 from mvg.prediction.answers import Units, units_of
 from mvg.prediction.passes import mirror, spread
-from mvg.prediction.predictor import find_device, find_task
+from mvg.prediction.predictor import find_device
 from mvg.prediction.rasters import to_units
 from mvg.prediction.scans import Scan, VolumeSource, holds_volume, scan_of
 from mvg.prediction.subjects import split
-from mvg.prediction.trained import stored_rules
+from mvg.prediction.trained import choose_task, stored_rules
 from mvg.prediction.uncertainty import MOST, draw_members, flips_of
 from mvg.prediction.volume_answers import Asked, VolumeAnswerer
 from mvg.prediction.volume_context import read_target
@@ -127,9 +127,7 @@ class ScalePredictor(VolumeAnswerer):
         """
         folder = shipped("3d") if folder is None else folder
         facts = {} if adapter is None else describe_adapter(adapter)
-        if task is None and adapter is not None:
-            task = adapted_task(adapter)
-        chosen = task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
+        chosen = choose_task(folder, task, adapter)
         rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), chosen)
         if facts.get("window"):
             rule = target_rule = Window(*facts["window"])

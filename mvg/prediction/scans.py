@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Union, cast
 
 import nibabel
 import numpy as np
-import SimpleITK as sitk
 import torch
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Header
@@ -28,12 +27,12 @@ from mvg.data.readers import PICTURES, VOLUMES, FloatArray, Volume, is_volume
 from mvg.prediction.subjects import image_of, is_image, volume_values
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
     import torchio
 
 SCANS = (*VOLUMES, *FORMATS)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_WHOLE = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2"}
 
 
 @dataclass(frozen=True)
@@ -168,13 +167,16 @@ def _read_series(path: Path) -> Scan:
 
 
 def _read_itk_header(volume: Volume, path: Path) -> Scan:
+    import SimpleITK as sitk
+
     header = sitk.ImageFileReader()
     header.SetFileName(str(path))
     header.ReadImageInformation()
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
     affine[:3, 3] = header.GetOrigin()
-    kind = np.dtype(_WHOLE.get(header.GetPixelID(), "f4"))
+    whole = {sitk.sitkUInt8: "u1", sitk.sitkInt8: "i1", sitk.sitkUInt16: "u2", sitk.sitkInt16: "i2"}
+    kind = np.dtype(whole.get(header.GetPixelID(), "f4"))
     return Scan(volume, _LPS @ affine, tuple(header.GetSize()), kind, header)
 
 
@@ -228,6 +230,8 @@ def encode_volume(values: NDArray[Any], scan: Scan, name: str) -> bytes:
 
 
 def _encode_itk(values: NDArray[Any], scan: Scan, name: str) -> bytes:
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(np.ascontiguousarray(values.reshape(values.shape[:3]).transpose(2, 1, 0)))
     if isinstance(scan.header, sitk.ImageFileReader):
         grid = scan.header.GetOrigin(), scan.header.GetSpacing(), scan.header.GetDirection()

@@ -1,11 +1,14 @@
-"""How the images that weights were trained on were prepared, as far as the weights say so, for use in prediction."""
+"""What weights say, for use in prediction: their tasks, and how the images that they were trained on were prepared."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mvg import weights
+from mvg.adaptation.methods import adapted_task
 from mvg.configuration import from_config, to_config
 from mvg.data.intensity import FullScale, Intensity, Percentiles
 from mvg.task import Task
@@ -14,6 +17,40 @@ log = logging.getLogger(__name__)
 
 Sources = Mapping[str, Mapping[str, Any]]
 """What weights say of the sources that they were trained on, as `weights.describe` returns it."""
+
+
+def choose_task(folder: str | Path, task: str | Task | None, adapter: str | Path | None) -> Task:
+    """Finds what a context shows: a task as it is or by its name, or else the one that an adapter was made for.
+
+    Raises:
+        ValueError: If there is no such task, or none is named and neither adapter nor weights leave one alone.
+    """
+    if task is None and adapter is not None:
+        task = adapted_task(adapter)
+    return task if isinstance(task, Task) else find_task(weights.load_tasks(folder), task)
+
+
+def find_task(known: Mapping[str, Task], name: str | None) -> Task:
+    """Finds a task by its name among those of a folder, or by the path of its class.
+
+    Raises:
+        ValueError: If there is no such task, or none is named and there is not exactly one.
+    """
+    names = ", ".join(sorted(known)) or "none"
+    if name is None:
+        if len(known) != 1:
+            raise ValueError(f"name the task that the context shows; the weights know: {names}")
+        return next(iter(known.values()))
+    if name in known:
+        return known[name]
+    if "." not in name:
+        raise ValueError(
+            f"there is no task {name!r}; the weights know: {names}; or give a class path such as tasks.Segmentation"
+        )
+    task = from_config({"class_path": name})
+    if not isinstance(task, Task):
+        raise ValueError(f"{name} is no task, but a {type(task).__name__}")
+    return task
 
 
 def stored_rule(sources: Sources, roles: Sequence[str] | None = None) -> Intensity:
