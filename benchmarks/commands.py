@@ -10,13 +10,13 @@ import torch
 
 from benchmarks import challenger, records
 from benchmarks.case_pictures import draw_cases
-from benchmarks.entrant import Precision
 from benchmarks.entrants import find_entrant
 from benchmarks.run_facts import note_pass
 from benchmarks.runner import Run, blocks
 from benchmarks.runner import run as run_blocks
 from benchmarks.suite import list_cases, load_suite, write_cases
 from mvg.files import write_atomically
+from mvg.prediction.precision import Precision
 
 log = logging.getLogger(__name__)
 

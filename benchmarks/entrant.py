@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from benchmarks.suite import Question
 
-Precision = Literal["32", "bf16"]
 Shown = Path | tuple[Path, ...]
 """An image as a file, or as several where a question takes several contrasts at once, in the order of the question."""
 

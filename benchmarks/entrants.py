@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.entrant import Entrant, Precision, Shown, digest, first_of, paths_of, values_of
+from benchmarks.entrant import Entrant, Shown, digest, first_of, paths_of, values_of
 from benchmarks.inputs import read_answer
 from benchmarks.suite import Question
 from benchmarks.trained import Trained
 from mvg.configuration import find_object
 from mvg.data.geometry import resize
+from mvg.prediction.precision import Precision
 
 log = logging.getLogger(__name__)
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import mvg
 from benchmarks.answering import Query, answer_queries, is_simple, prepare_picture, prepare_volume
-from benchmarks.entrant import Entrant, Precision, Shown, digest, paths_of, values_of
+from benchmarks.entrant import Entrant, Shown, digest, paths_of, values_of
 from benchmarks.suite import Question
 from mvg import weights
 from mvg.configuration import to_config
@@ -22,6 +20,7 @@ from mvg.data.exposure import joined
 from mvg.data.intensity import Window
 from mvg.hub import locate
 from mvg.models.base import InContextModel
+from mvg.prediction.precision import Precision
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import read_raster
 from mvg.prediction.scale_predictor import ScalePredictor
@@ -97,13 +96,13 @@ class Trained(Entrant):
         if self.dims == 3:
             if dims == 2:
                 return None
-            made = ScalePredictor.from_pretrained(self.folder, task, device=self.device)
+            made = ScalePredictor.from_pretrained(self.folder, task, device=self.device, precision=self.precision)
             made.rule = Window(*_RANGE)
             return made
         if self._network is None:
             self._network = weights.load(self.folder)
         aspect, known = weights.load_aspect(self.folder), weights.load_tasks(self.folder)
-        flat = Predictor(self._network, find_task(known, task), self.device, aspect, _RANGE)
+        flat = Predictor(self._network, find_task(known, task), self.device, aspect, _RANGE, precision=self.precision)
         if dims == 2:
             return flat
         rule = Window(*_RANGE)
@@ -113,11 +112,10 @@ class Trained(Entrant):
         """Reads the examples once."""
         for number, predictor in enumerate(self._predictors):
             shown = [paths_of(image)[number] for image in images]
-            with self._cast():
-                if isinstance(predictor, VolumePredictor):
-                    predictor.set_context([self._scan(path) for path in shown], [self._scan(path) for path in targets])
-                elif predictor is not None:
-                    predictor.set_context(shown, list(targets))
+            if isinstance(predictor, VolumePredictor):
+                predictor.set_context([self._scan(path) for path in shown], [self._scan(path) for path in targets])
+            elif predictor is not None:
+                predictor.set_context(shown, list(targets))
 
     def __call__(self, image: Shown) -> NDArray[Any] | None:
         """Answers one image; a network for volumes has no answer to a picture."""
@@ -129,8 +127,7 @@ class Trained(Entrant):
         for number, predictor in enumerate(self._predictors):
             if predictor is None:
                 return [None] * len(images)
-            with self._cast():
-                found.append(self._answer(predictor, [paths_of(image)[number] for image in images]))
+            found.append(self._answer(predictor, [paths_of(image)[number] for image in images]))
         return [made[0] if len(made) == 1 else np.mean(made, axis=0) for made in zip(*found, strict=True)]
 
     def _answer(self, predictor: AnyPredictor, paths: Sequence[Path]) -> list[NDArray[Any]]:
@@ -156,6 +153,3 @@ class Trained(Entrant):
                 self._scans = {}
             self._scans[path] = read_scan(path)
         return self._scans[path]
-
-    def _cast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bf16")

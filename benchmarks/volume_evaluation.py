@@ -8,7 +8,6 @@ foreground, over the hole for inpainting too. Volumes that do not show a class a
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.evaluation import ABSENT, Protocol, Record, generator, spread
 from benchmarks.questions import Question, questions
@@ -29,6 +28,7 @@ from mvg.data.subject import Item, Subject
 from mvg.episode import Pair, Spec
 from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
+from mvg.prediction.precision import in_precision
 from mvg.task import Task
 
 WAYS = ("next-scale", "squeezed", "sliding")
@@ -110,8 +110,7 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
     """
     if unknown := sorted(set(ways) - set(WAYS)):
         raise ValueError(f"there is no way {unknown[0]!r} to answer a volume; choose of {', '.join(WAYS)}")
-    network = (rounded(network) if autocast else network).eval()
-    device = next(network.parameters()).device.type
+    network = in_precision(network.eval(), "bf16" if autocast else "32")
 
     def paint(
         case: Case, context: Sequence[Pair], shots: Sequence[int], brief: bool
@@ -119,10 +118,9 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
         asked, plan = ways[:1] if brief else ways, NextScale(overlap=overlap, batch=BATCH)
         single = sorted({way == "sliding" for way in asked})
         runs = [(count, alone) for alone in single for count in shots]
-        with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            query = Pyramid(case.query.image, network.image_size, spacing=case.spacings[0])
-            shown = plan.read(network, context, case.spacings[1 : len(context) + 1])
-            scales = [painted for _, painted in plan.scales_after(network, query, shown, runs)]
+        query = Pyramid(case.query.image, network.image_size, spacing=case.spacings[0])
+        shown = plan.read(network, context, case.spacings[1 : len(context) + 1])
+        scales = [painted for _, painted in plan.scales_after(network, query, shown, runs)]
         for way in asked:
             for number, (count, alone) in enumerate(runs):
                 if alone == (way == "sliding"):
@@ -130,15 +128,6 @@ def network_painter(network: InContextModel, ways: Sequence[str], overlap: float
                     yield way, count, resize(painted, case.query.image.shape[1:])
 
     return paint
-
-
-def rounded(network: InContextModel) -> InContextModel:
-    """Copies a network with weights of products in bfloat16, as autocast rounds them in every call, here once."""
-    network = copy.deepcopy(network)
-    for part in network.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d | nn.Conv3d):
-            part.to(torch.bfloat16)
-    return network
 
 
 def unet_painter(network: Specialist, window: Sequence[int], overlap: float) -> Painter:

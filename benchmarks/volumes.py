@@ -4,8 +4,8 @@
 
 Every arm of `configs/benchmark/volumes.yaml` is trained with the same compute (`benchmarks.step_cost`), then answers
 whole volumes after 1, 2, 4 and 8 examples. Beside them: answers that need no network, the task swap, one 3D U-Net
-for each task of each source, and a network that is trained already (`--weights`; `--arms` without names for it alone). Choose between arms by `--split val`, the default; the test patients are for what was
-chosen.
+for each task of each source, and a network that is trained already (`--weights`; with `--arms` and no name, it alone).
+Choose between arms by `--split val`, the default; the test patients are for what was chosen.
 
 A job is an arm on one task of one source (or one U-Net) and leaves a CSV below `DIR/ARM/seed-0/SPLIT`; jobs that are
 there are not done again, so that a run that was ended goes on. `DIR/SPLIT.md` and `DIR/SPLIT.png` are made from all of

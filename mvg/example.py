@@ -7,16 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image
 
 from mvg.data.source import Index
 from mvg.data.synthetic import MODALITIES, SyntheticAnatomy
+from mvg.files import whole_folder
 from mvg.hub import KINDS, shipped
 from mvg.task import Task
-from mvg.weights import load_tasks, whole_folder
+from mvg.weights import load_tasks
 
 log = logging.getLogger(__name__)
 
@@ -128,8 +129,8 @@ def _write(folder: Path, number: int, values: NDArray[np.generic]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     is_label = values.dtype == np.uint8
     if values.ndim == 3:
-        stored = values if is_label else values.astype(np.float32)
-        nibabel.save(nibabel.Nifti1Image(stored.transpose(2, 1, 0), np.eye(4)), folder / f"{number:02d}.nii.gz")
+        image = sitk.GetImageFromArray(values if is_label else values.astype(np.float32))
+        sitk.WriteImage(image, folder / f"{number:02d}.nii.gz")
         return
     grey = values if is_label else (values.clip(0, 1) * 255).round().astype(np.uint8)
     Image.fromarray(grey).save(folder / f"{number:02d}.png")

@@ -20,7 +20,6 @@ from benchmarks.volume_evaluation import (
     evaluate_volumes,
     network_painter,
     read_case,
-    rounded,
     slice_protocol,
     trivial_painter,
     true,
@@ -117,14 +116,6 @@ def test_answers_after_several_numbers_of_examples_are_those_of_each_number_alon
         for way, _, painted in paint(case, case.context[:shots], [shots], False):
             torch.testing.assert_close(together[way, shots], painted, rtol=1e-5, atol=1e-5)
     assert [way for way, _, _ in paint(case, case.context, [1], True)] == [WAYS[0]]
-
-
-def test_weights_that_are_rounded_once_answer_as_those_that_autocast_rounds():
-    network, images = make(size=(16, 16, 16)), torch.rand(2, 3, 1, 16, 16, 16)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = network(images[:, 0], images, images)
-        assert torch.equal(rounded(network)(images[:, 0], images, images), expected)
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 def test_more_examples_than_patients_are_left_out(dataset):

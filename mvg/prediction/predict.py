@@ -20,6 +20,7 @@ from mvg.prediction.context import PairFiles, find_pairs, read_names
 from mvg.prediction.default_weights import weights_for
 from mvg.prediction.outputs import Job, find_jobs
 from mvg.prediction.plan import describe_plan, respect_limit
+from mvg.prediction.precision import Precision
 from mvg.prediction.predict_pictures import answer_pictures
 from mvg.prediction.predict_volumes import answer_volumes
 from mvg.prediction.predictor import Predictor
@@ -85,6 +86,7 @@ def predict_files(
     overlap: float = 0.25,
     aspect: str | None = None,
     device: str = "cpu",
+    precision: Precision = "32",
     batch: int = 16,
     memory_limit: float | None = None,
     uncertainty: int = 0,
@@ -130,6 +132,8 @@ def predict_files(
         overlap: Share of a window that it has in common with the next one, for networks for volumes.
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
+        precision: How it computes: 32 bits, or "bf16" where PyTorch deems it safe, which is several times as fast on
+            processors that multiply it natively.
         batch: Largest number of images that are answered together.
         memory_limit: GiB that the process may take, about; smaller batches are answered where that is needed.
         uncertainty: Number of further answers that each answer is compared with.
@@ -152,7 +156,7 @@ def predict_files(
     limits = as_window(window)
     predictor: Predictor | ScalePredictor | VolumePredictor
     options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}
-    options["members"] = uncertainty
+    options |= {"members": uncertainty, "precision": precision}
     if takes_volumes(weights):
         plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval_of(context_windows))
         predictor = scale = ScalePredictor.from_pretrained(**options, plan=plan)

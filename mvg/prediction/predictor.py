@@ -24,6 +24,7 @@ from mvg.models.base import InContextModel
 from mvg.prediction.answers import Prediction, Units, finish, units_of
 from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
+from mvg.prediction.precision import Precision, in_precision
 from mvg.prediction.rasters import Raster, Source, limits, read_raster, to_tensor
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
@@ -70,6 +71,7 @@ class Predictor:
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
         members: Further answers with which each answer is compared; see `mvg.prediction.uncertainty`.
         shelf: Keeps what the network remembers of contexts.
+        precision: "32", or "bf16" to compute in bfloat16 where PyTorch deems it safe.
 
     Raises:
         ValueError: If an argument is out of range, the device does not exist here, or the adapter belongs to other
@@ -89,6 +91,7 @@ class Predictor:
         adapter: str | Path | None = None,
         members: int = 0,
         shelf: Shelf | None = None,
+        precision: Precision = "32",
     ) -> None:
         if not 0 <= members <= MOST:
             raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
@@ -103,7 +106,7 @@ class Predictor:
         self.device = find_device(device)
         if adapter is not None:
             load_adapter(network, adapter)
-        self.network, self.task = network.eval().to(self.device), task
+        self.network, self.task = in_precision(network.eval().to(self.device), precision), task
         self.aspect, self.window, self.batch, self.seed, self.size_limit = aspect, window, batch, seed, size_limit
         self.member_count, self.shelf = members, Shelf() if shelf is None else shelf
         self.passes: list[Pass] = []

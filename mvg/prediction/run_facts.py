@@ -17,6 +17,7 @@ from mvg.data.intensity import normalise
 from mvg.next_scale import look
 from mvg.prediction.context import PairFiles
 from mvg.prediction.outputs import Job, fingerprint
+from mvg.prediction.precision import LowPrecision
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import read_raster
 from mvg.prediction.retrieval import Chooser, Look, features_of
@@ -63,6 +64,7 @@ def describe(
         "weights": {"folder": folder.name, "sha256": fingerprint(folder / MODEL)},
         "adapter": None if adapter is None else {"folder": adapter.name, "sha256": fingerprint(adapter / ADAPTER)},
         "task": {"name": task, **to_config(inner.task)},
+        "precision": "bf16" if isinstance(inner.network, LowPrecision) else "32",
         **({"aspect": inner.aspect} if isinstance(inner, Predictor) else {}),
         "choose": chooser.how,
         "candidates": len(chooser.pairs),

@@ -26,6 +26,7 @@ from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
 from mvg.prediction.answers import Units, units_of
 from mvg.prediction.passes import mirror, spread
+from mvg.prediction.precision import Precision, in_precision
 from mvg.prediction.predictor import find_device
 from mvg.prediction.rasters import to_units
 from mvg.prediction.scans import Scan, VolumeSource, holds_volume, scan_of
@@ -77,6 +78,7 @@ class ScalePredictor(VolumeAnswerer):
         adapter: Folder that `mvg adapt` wrote; it changes the network in place.
         target_rule: Brings targets that are images to [0, 1]; by default `rule`.
         members: Further answers with which each answer is compared; see `mvg.prediction.uncertainty`.
+        precision: As in `Predictor`.
 
     Raises:
         ValueError: If the network is not for volumes, or the device does not exist here.
@@ -93,6 +95,7 @@ class ScalePredictor(VolumeAnswerer):
         adapter: str | Path | None = None,
         target_rule: Intensity | None = None,
         members: int = 0,
+        precision: Precision = "32",
     ) -> None:
         if not 0 <= members <= MOST:
             raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
@@ -100,7 +103,7 @@ class ScalePredictor(VolumeAnswerer):
             raise ValueError(f"the network was built for pictures of {network.image_size}; take `mvg.VolumePredictor`")
         if adapter is not None:
             load_adapter(network, adapter)
-        self.network, self._task = network.eval().to(find_device(device)), task
+        self.network, self._task = in_precision(network.eval().to(find_device(device)), precision), task
         self.rule, self.plan, self.seed = rule or Percentiles(), plan or NextScale(), seed
         self.target_rule, self.member_count = target_rule, members
         self.units: Units | None = None
