@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.allocator import measure_allocator
 from benchmarks.data_path import measure_synthetic, measure_waiting
 from benchmarks.measurements import Goal, NotMeasuredError, Row, measure_attention, measure_remember
 from benchmarks.ranks import measure_processes
@@ -40,6 +41,7 @@ MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
             {"config": CONFIGS / "real_2d.yaml", "needs": "MVG_DATA", "goal": Goal(5, least=False)},
         ),
         ("synthetic", measure_synthetic, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(4)}),
+        ("allocator", measure_allocator, {"config": CONFIGS / "quickstart.yaml"}),
         ("processes", measure_processes, {"config": CONFIGS / "quickstart.yaml"}),
         ("volume-window", measure_window, {}),
         ("volume-pairs", measure_pairs, {}),

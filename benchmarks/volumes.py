@@ -3,8 +3,8 @@
     python -m benchmarks.volumes --minutes 30 --unet-minutes 30 --output DIR [--split test] [--list]
 
 Every arm of `configs/benchmark/volumes.yaml` is trained with the same compute (`benchmarks.step_cost`), then answers
-whole volumes after 1, 2, 4 and 8 examples. Beside them: answers that need no network, the task swap, and one 3D U-Net
-for each task of each source. Choose between arms by `--split val`, the default; the test patients are for what was
+whole volumes after 1, 2, 4 and 8 examples. Beside them: answers that need no network, the task swap, one 3D U-Net
+for each task of each source, and a network that is trained already (`--weights`; `--arms` without names for it alone). Choose between arms by `--split val`, the default; the test patients are for what was
 chosen.
 
 A job is an arm on one task of one source (or one U-Net) and leaves a CSV below `DIR/ARM/seed-0/SPLIT`; jobs that are
@@ -45,6 +45,7 @@ from benchmarks.volume_evaluation import (
 )
 from benchmarks.volume_report import TRIVIAL_ARM, UNET, draw_curves, report
 from mvg import weights
+from mvg.adaptation.methods import fingerprint
 from mvg.configuration import to_config
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import EpisodeDataset
@@ -56,6 +57,8 @@ logger = logging.getLogger(__name__)
 CONFIG = "configs/benchmark/volumes.yaml"
 COLUMNS = ("source", "task", "variant", "case", "patient", "entrant", "metric", "value", "arm")
 """Columns of a file without records."""
+TRAINED = "weights"
+"""Name of the arm that was trained elsewhere."""
 STEPS = 4
 """Batches that a timed step takes, as those of the first level cost less than those of finer ones."""
 
@@ -147,6 +150,20 @@ def run_networks(
         run_painter(painter, arm, dataset, protocol, folder, control=True)
 
 
+def run_weights(
+    comparison: Comparison, source: str, dataset: EpisodeDataset, protocol: VolumeProtocol, output: Path
+) -> None:
+    """Evaluates a network that is trained already.
+
+    Raises:
+        ValueError: If the folder holds answers of other weights.
+    """
+    folder, network = output / TRAINED / f"seed-{comparison.seed}", weights.load(source)
+    check_asked(folder / "weights.json", {"weights": fingerprint(network)})
+    painter = network_painter(network, list(WAYS), protocol.overlap, comparison.autocast)
+    run_painter(painter, TRAINED, dataset, protocol, folder, control=True)
+
+
 def run_painter(
     painter: Painter, arm: str, dataset: EpisodeDataset, protocol: VolumeProtocol, folder: Path, control: bool = False
 ) -> None:
@@ -193,13 +210,20 @@ def settings(comparison: Comparison, protocol: VolumeProtocol, unet_minutes: flo
 
 
 def run(
-    comparison: Comparison, arms: Sequence[str], protocol: VolumeProtocol, unet_minutes: float, output: Path
+    comparison: Comparison,
+    arms: Sequence[str],
+    protocol: VolumeProtocol,
+    unet_minutes: float,
+    output: Path,
+    trained: str | None = None,
 ) -> str:
     """Does all jobs that are not done, and reports on all that are there."""
     check_asked(output / f"{protocol.split}.json", settings(comparison, protocol, unet_minutes))
     first = next(iter(comparison.arms))
     dataset = episodes(comparison.load(first), slice_protocol(protocol))
     run_painter(trivial_painter, TRIVIAL_ARM, dataset, protocol, output / TRIVIAL_ARM / f"seed-{comparison.seed}")
+    if trained:
+        run_weights(comparison, trained, dataset, protocol, output)
     run_networks(comparison, arms, dataset, protocol, output)
     if unet_minutes:
         run_unets(comparison, dataset, protocol, unet_minutes, output)
@@ -207,6 +231,8 @@ def run(
     records = read_all(paths)
     order = [arm for arm in comparison.arms if any(record["arm"] == arm for record in records)]
     ways = {arm: comparison.ways(arm) for arm in order}
+    if any(record["arm"] == TRAINED for record in records):
+        ways[TRAINED] = list(WAYS)
     text = report(records, ways)
     write(output / f"{protocol.split}.md", text + "\n")
     draw_curves(records, ways, output / f"{protocol.split}.png")
@@ -219,7 +245,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="training time of each arm, on a quiet machine")
     parser.add_argument("--unet-minutes", type=float, default=0.0, help="training time of all U-Nets; 0 for none")
     parser.add_argument("--output", type=Path, help="folder of the results")
-    parser.add_argument("--arms", nargs="+", metavar="NAME", help="arms to run; all by default")
+    parser.add_argument("--arms", nargs="*", metavar="NAME", help="arms to run; all by default")
+    parser.add_argument("--weights", metavar="W", help="folder of a trained network for volumes, to be asked as well")
     parser.add_argument("--list", action="store_true", help="print the names of the arms")
     parser.add_argument("--config", default=CONFIG, help="file that describes the arms")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="whose volumes are asked")
@@ -232,7 +259,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.list:
         sys.stdout.write("\n".join(comparison.arms) + "\n")
         return
-    names = options.arms or list(comparison.arms)
+    names = list(comparison.arms) if options.arms is None else options.arms
     if unknown := sorted(set(names) - set(comparison.arms)):
         parser.error(f"unknown arm {unknown[0]!r}; there are {', '.join(comparison.arms)}")
     if options.output is None:
@@ -241,7 +268,7 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
     protocol = VolumeProtocol(options.split, tuple(options.shots), options.cases or None, options.seed)
-    sys.stdout.write(run(comparison, names, protocol, options.unet_minutes, options.output) + "\n")
+    sys.stdout.write(run(comparison, names, protocol, options.unet_minutes, options.output, options.weights) + "\n")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def locate(source: str | Path) -> Path:
 
     Args:
         source: The folder, one of its files, `shipped:2d` or `shipped:3d` for what came with the installation, or
-            `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` on the Hugging Face hub, of which safetensors and JSON are fetched, once. With `--offline` or `HF_HUB_OFFLINE=1` nothing is, and
-            what was fetched before is used.
+            `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` on the Hugging Face hub, of which safetensors and JSON are
+            fetched, once. With `--offline` or `HF_HUB_OFFLINE=1` nothing is, and what was fetched before is used.
 
     Returns:
         The folder; it may lack files.

@@ -28,7 +28,9 @@ MOST = 0.05
 """Largest difference of a painted value that half precision may make."""
 
 
-def ship(source: str | Path, kind: str, folder: Path | None = None, half: bool = False) -> Path:
+def ship(
+    source: str | Path, kind: str, folder: Path | None = None, half: bool = False, about: Path | None = None
+) -> Path:
     """Makes a folder that an installation can ship from one that a run left.
 
     Args:
@@ -36,16 +38,18 @@ def ship(source: str | Path, kind: str, folder: Path | None = None, half: bool =
         kind: "2d" or "3d".
         folder: Where it goes; by default where this installation looks for weights of that kind.
         half: Store 16 bits for each number; how much this changes answers is measured and written on the card.
+        about: Text, in Markdown, for the end of the card: the compute, the limits, the intended use.
 
     Returns:
         The folder.
 
     Raises:
-        FileNotFoundError: If the trained folder is missing or incomplete.
+        FileNotFoundError: If the trained folder is missing or incomplete, or there is no such text.
         ValueError: If it is of another kind, does not say what trained it or how well it does, its terms forbid that
             everybody uses it, it is too large, or half precision changes its answers too much.
     """
     trained, folder = locate(source), folder or SHIPPED / kind
+    words = [about.read_text(encoding="utf-8")] if about else []
     config, network = describe(trained), load(trained)
     check_kind(network, kind)
     check_card(config)
@@ -60,7 +64,7 @@ def ship(source: str | Path, kind: str, folder: Path | None = None, half: bool =
     with whole_folder(folder) as work:
         write_tensors(work / MODEL, unshared(state))
         (work / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        (work / CARD).write_text("\n".join([card(config, network), *_terms(config)]), encoding="utf-8")
+        (work / CARD).write_text("\n".join([card(config, network), *_terms(config), *words]), encoding="utf-8")
         size = sum(path.stat().st_size for path in work.iterdir())
         if size > LIMIT:
             advice = (

@@ -27,7 +27,7 @@ def weights(args: Sequence[str]) -> None:
         sys.stdout.write("\n".join([*facts(options.folder), ""]))
         return
     if options.word == "ship":
-        folder = ship(options.source, options.kind, options.output, options.half)
+        folder = ship(options.source, options.kind, options.output, options.half, options.about)
         size = sum(path.stat().st_size for path in folder.iterdir())
         log.info("%s weights to be shipped are in %s, %s bytes, %s", options.kind, folder, f"{size:,}", LICENCE)
         return
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     third.add_argument("source", metavar="SOURCE", help="<run>/weights, or a milestone of the run.")
     third.add_argument("--kind", required=True, choices=KINDS, help="2d for images and slices, 3d for volumes.")
     third.add_argument("--half", action="store_true", help="Store 16 bits a number, and measure what that changes.")
+    third.add_argument("--about", type=Path, help="Text for the end of the card: compute, limits, intended use.")
     third.add_argument("--output", type=Path, help="Folder; by default that of this installation.")
     return parser
 

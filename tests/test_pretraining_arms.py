@@ -1,5 +1,6 @@
 """Configurations of pretraining: who may train weights for everybody, and arms that change what they say."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from test_ablation import arms as arms
 from benchmarks.ablation import Ablation
 from benchmarks.evaluation import load_data
 from mvg.data.cache import read_part, write_array
+from mvg.models.initialise import initialise
 from mvg.shipping import check_terms
 from mvg.weights import build
 
@@ -46,9 +48,20 @@ def test_networks_of_shipped_weights_are_those_of_the_project_and_fit_the_limit(
     size = shipped["init_args"].pop("image_size")
     known["init_args"].pop("image_size")
     assert shipped == known
+    deep = read("network/mvg_small_3d")
+    assert len(deep["init_args"].pop("image_size")) == 3
+    assert deep == known
     with torch.device("meta"):
         network = build(known, image_size=size)
     assert 4 * sum(parameter.numel() for parameter in network.parameters()) < 29_000_000
+
+
+def test_shipped_2d_weights_start_every_tensor_of_the_3d_network(caplog):
+    config = read("pretrain_3d")["model"]
+    network = build(CONFIGS / config["network"])
+    with caplog.at_level(logging.INFO):
+        initialise(network, weights=config["weights"])
+    assert "start from the 2D network; not: none" in caplog.text
 
 
 def test_prepared_arrays_of_any_order_of_axes_are_read(tmp_path):
@@ -99,7 +112,7 @@ def shares(dataset):
 
 
 @real_data
-@pytest.mark.parametrize(("name", "network"), [("open_2d", "mvg_small"), ("open_3d", "medverse_cpu")])
+@pytest.mark.parametrize(("name", "network"), [("open_2d", "mvg_small"), ("open_3d", "mvg_small_3d")])
 def test_half_of_the_episodes_are_synthetic(name, network):
     data = load_data(CONFIGS / "data" / f"{name}.yaml", build(CONFIGS / "network" / f"{network}.yaml"))
     found = shares(data.make_dataset("train"))

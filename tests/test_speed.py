@@ -1,13 +1,16 @@
 """The speed benchmark: turns, goals, and whether each measurement measures what it says."""
 
+import os
 import platform
+import subprocess
+import sys
 import time
 from functools import partial
 
 import pytest
 import torch
 
-from benchmarks import data_path, measurements, ranks, speed
+from benchmarks import allocator, data_path, measurements, ranks, speed
 from benchmarks.measurements import Goal, Row
 from mvg.data import EpisodeLoader
 from mvg.models import CanvasViT
@@ -177,3 +180,25 @@ def test_two_processes_take_steps_of_the_same_batch_on_the_same_threads(config):
     (measured,) = ranks.measure_processes(1, name="processes", config=config, steps=3)
     assert min(measured.base[1], measured.ours[1]) > 0
     assert measured.ratio == pytest.approx(measured.base[1] / measured.ours[1])
+
+
+@pytest.mark.slow
+def test_steps_are_timed_with_and_without_the_setting_of_the_allocator(config, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    (measured,) = allocator.measure_allocator(1, name="allocator", config=config, steps=3)
+    assert measured.ratio == pytest.approx(measured.base[1] / measured.ours[1])
+    assert "GLIBC_TUNABLES" not in os.environ
+
+
+def test_processes_of_a_block_alone_see_its_variable(monkeypatch):
+    monkeypatch.setenv("MVG_TEST", "before")
+    with allocator.environment("MVG_TEST", "within"):
+        code = "import os; print(os.environ['MVG_TEST'])"
+        assert subprocess.check_output([sys.executable, "-c", code], text=True) == "within\n"
+    assert os.environ["MVG_TEST"] == "before"
+
+
+def test_another_c_library_is_not_measured(config, monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    with pytest.raises(measurements.NotMeasuredError, match="glibc"):
+        allocator.measure_allocator(1, name="allocator", config=config)

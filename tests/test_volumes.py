@@ -27,8 +27,10 @@ from benchmarks.volume_evaluation import (
 )
 from benchmarks.volume_report import differences, labelled, report
 from benchmarks.volumes import CONFIG, Comparison, main
+from mvg import weights
 from mvg.controls import CONTROLS, TRIVIAL
 from mvg.data import FolderSource
+from mvg.models import CanvasViT, PatchStem
 
 PROTOCOL = VolumeProtocol("test", shots=(1, 2), overlap=0.0)
 
@@ -184,6 +186,21 @@ def test_jobs_are_done_once_and_a_run_that_ended_goes_on(arms, tmp_path, capsys,
     assert capsys.readouterr().out == text
     with pytest.raises(ValueError, match="asked is"):
         main([*words[:-1], "2"])
+
+
+def test_a_network_that_is_trained_already_is_asked_alone_and_never_mixed_with_another(arms, tmp_path, capsys):
+    folders = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = CanvasViT([16] * 3, width=32, depth=1, heads=2, stem=PatchStem(8))
+        folders.append(str(weights.save(tmp_path / f"net{seed}", network)))
+    words = ["--config", str(arms), "--output", str(tmp_path / "out"), "--threads", "1", "--shots", "1", "--cases", "1"]
+    main([*words, "--arms", "--weights", folders[0]])
+    text = capsys.readouterr().out
+    assert all(f"weights, {way}" in text for way in WAYS)
+    assert "block" not in text
+    with pytest.raises(ValueError, match="give another --output"):
+        main([*words, "--arms", "--weights", folders[1]])
 
 
 def test_shipped_arms_build_and_differ_where_they_say_so():
