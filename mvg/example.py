@@ -14,9 +14,10 @@ from PIL import Image
 
 from mvg.data.source import Index
 from mvg.data.synthetic import MODALITIES, SyntheticAnatomy
+from mvg.files import whole_folder
 from mvg.hub import KINDS, shipped
 from mvg.task import Task
-from mvg.weights import load_tasks, whole_folder
+from mvg.weights import load_tasks
 
 log = logging.getLogger(__name__)
 
