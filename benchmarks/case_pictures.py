@@ -28,8 +28,8 @@ from benchmarks.suite import name_of
 from benchmarks.summary import cell
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import Volume
+from mvg.drawing import overlay, sheet, to_picture
 from mvg.files import write_whole
-from mvg.pictures import overlay, sheet, to_picture
 from mvg.prediction.scans import cut
 
 log = logging.getLogger(__name__)

@@ -42,8 +42,8 @@ from mvg import weights
 from mvg.data import EpisodeDataModule
 from mvg.data.episodes import EpisodeDataset
 from mvg.data.source import SPLITS
+from mvg.drawing import draw_episodes
 from mvg.episode import Episode
-from mvg.pictures import draw_episodes
 from mvg.report import NETWORK
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from mvg.data import EpisodeDataset, SyntheticAnatomy
+from mvg.drawing import beside, draw_episodes
 from mvg.episode import Episode
 from mvg.hub import shipped
 from mvg.models.base import InContextModel
-from mvg.pictures import beside, draw_episodes
 from mvg.task import Task
 from mvg.weights import load, load_tasks
 

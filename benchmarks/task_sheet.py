@@ -21,8 +21,8 @@ from mvg.data.painting import deformation, grid, paint, pose
 from mvg.data.source import SPLITS, Source
 from mvg.data.subject import Item, Subject
 from mvg.data.synthetic import SyntheticAnatomy, orient, prototype
+from mvg.drawing import overlay, sheet, to_picture
 from mvg.episode import Episode, Spec
-from mvg.pictures import overlay, sheet, to_picture
 from mvg.task import Task
 from tasks import (
     ArtefactRemoval,

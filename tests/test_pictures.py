@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from test_generalist import Echo, Toy, episode
 
+from mvg.drawing import draw_episodes, overlay, sheet, to_picture
 from mvg.episode import Episode
 from mvg.generalist import Generalist
-from mvg.pictures import CanvasPictures, draw_episodes, overlay, sheet, to_picture
+from mvg.pictures import CanvasPictures
 
 
 def batch(size=(16, 16), count=3, channels=1):

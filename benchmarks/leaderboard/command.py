@@ -116,7 +116,7 @@ def read_pictures(folder: Path) -> list[Picture]:
     Each object describes one picture: `file` (a name in `pictures/`), `dataset`, `task`, `entrant`, `case`, and
     `place`: "best", "median" or "worst". `suite`, `structure`, `shot` and `caption` (the metric, say) may be given. A
     picture shows the examples with their targets, the query, the answer and the truth, from left to right
-    (`mvg.pictures.draw_episodes`).
+    (`mvg.drawing.draw_episodes`).
 
     Raises:
         ValueError: If an entry is incomplete or its file is no PNG of at most 2 MiB inside the folder.

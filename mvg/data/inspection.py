@@ -105,7 +105,7 @@ def draw_sheet(source: FileSource, rows: int = ROWS, size: int = 160) -> Image:
     """
     import numpy as np
 
-    from mvg.pictures import beside, sheet, to_picture
+    from mvg.drawing import beside, sheet, to_picture
     from mvg.prediction.preview import show
 
     labels = sorted(source.recipe.label_roles)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mvg.data.geometry import resize, resize_labels
-from mvg.pictures import BACKGROUND, INK, sheet, to_picture
+from mvg.drawing import BACKGROUND, INK, sheet, to_picture
 from mvg.prediction.context import Example
 
 OPACITY = 0.4
