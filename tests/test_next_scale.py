@@ -269,7 +269,30 @@ def test_values_that_are_not_finite_are_refused():
         plan(network, volume(WINDOW), plan.read(network, [Pair(volume(WINDOW), mask(WINDOW))]))
 
 
-@pytest.mark.parametrize(("options", "said"), [({"overlap": 1.0}, "overlap"), ({"batch": 0}, "batch")])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_windows_are_left_out_where_the_coarser_answer_shows_nothing(batch):
+    image, truth = volume((40, 36, 32)), torch.zeros(1, 40, 36, 32)
+    truth[:, 3:9, 4:10, 5:12] = 1
+    painted, calls = [], []
+    for focus in (0.0, 0.02):
+        network, plan = Told(), NextScale(focus=focus, batch=batch)
+        painted.append(plan(network, image, plan.read(network, [Pair(image, truth)])))
+        calls.append(network.calls)
+    assert calls[1] < calls[0] / 3
+    assert torch.equal((painted[1] > 0.5).float(), truth)
+    assert torch.allclose(*painted, atol=0.02)
+
+
+def test_nothing_is_left_out_of_a_single_scale_for_which_there_is_no_coarser_answer():
+    network, plan, image = Told(), NextScale(single=True, focus=0.5), volume((20, 20, 20))
+    empty = torch.zeros_like(image)
+    assert torch.equal(plan(network, image, plan.read(network, [Pair(image, empty)])), empty)
+    assert network.calls > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"overlap": 1.0}, "overlap"), ({"batch": 0}, "batch"), ({"focus": 1.0}, "focus")]
+)
 def test_wrong_arguments_are_named(options, said):
     with pytest.raises(ValueError, match=f"`{said}` must"):
         NextScale(**options)

@@ -171,3 +171,8 @@ def test_boxes_are_refused_before_anything_is_asked(tmp_path):
     image = write(tmp_path / "i.nii", values(0, SHAPE) > 0.5, kind=np.uint8)
     with pytest.raises(ValueError, match="Detection answers boxes, which networks for volumes do not write"):
         predictor(task=tasks.Detection()).set_context([image], [image])
+
+
+def test_windows_are_left_out_of_label_maps_alone():
+    with pytest.raises(ValueError, match=r"`focus` leaves out .* but Denoising paints images"):
+        predictor(task=tasks.Denoising(), plan=NextScale(focus=0.1))

@@ -51,6 +51,8 @@ class NextScale(metaclass=Configurable):
         batch: Windows that are answered together, where they share their context or are answered several times.
         retrieval: Which windows of the context are shown; by default those at the same place.
         largest: Reduce targets of the context by their largest instead of their mean value.
+        focus: Answer finer scales only in windows where the coarser answer, enlarged, somewhere exceeds this; elsewhere
+            that answer stays. For label maps, in [0, 1); 0 answers every window.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -64,7 +66,10 @@ class NextScale(metaclass=Configurable):
         batch: int = 1,
         retrieval: Retrieval | None = None,
         largest: bool = False,
+        focus: float = 0.0,
     ) -> None:
+        if not 0 <= focus < 1:
+            raise ValueError(f"`focus` must be in [0, 1), got {focus}")
         if not 0 <= overlap < 1:
             raise ValueError(f"`overlap` must be in [0, 1), got {overlap}")
         if batch < 1:
@@ -72,7 +77,7 @@ class NextScale(metaclass=Configurable):
         if blend not in ("gaussian", "constant"):
             raise ValueError(f"`blend` must be gaussian or constant, got {blend!r}")
         self.single, self.overlap, self.blend, self.batch = single, overlap, blend, batch
-        self.retrieval, self.largest = retrieval or SamePlace(), largest
+        self.retrieval, self.largest, self.focus = retrieval or SamePlace(), largest, focus
 
     def read(
         self, network: InContextModel, pairs: Sequence[Pair], spacings: Sequence[Sequence[float]] | None = None
@@ -261,7 +266,14 @@ class _Pass:
             tuple(span.start - margin for span, margin in zip(each[2:], self.level.margin, strict=True))
             for each in spans
         ]
-        return self._answer(lows)
+        leading = [self._enlarged(lows, before) for _, before in self.asked if before is not None]
+        if not self.plan.focus or len(leading) < len(self.asked):
+            return self._answer(lows)
+        worth = [k for k in range(len(lows)) if any(float(each[k].max()) > self.plan.focus for each in leading)]
+        if worth:
+            for each, answers in zip(leading, self._answer([lows[k] for k in worth]), strict=True):
+                each[worth] = answers
+        return tuple(leading)
 
     def _answer(self, lows: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
         images = [self.query.image(self.number, low) for low in lows]
@@ -298,11 +310,12 @@ class _Pass:
         """Images and answers of windows at the coarser scale; None where there is none."""
         if before is None:
             return None
-        parts = [
-            torch.stack([enlarge(values, self.level.size, low, self.level.window) for low in lows])
-            for values in (self.query.images[self.number - 1], before)
-        ]
+        parts = (self._enlarged(lows, values) for values in (self.query.images[self.number - 1], before))
         return Pair(*(part.to(self.device) for part in parts))
+
+    def _enlarged(self, lows: Sequence[tuple[int, ...]], values: Tensor) -> Tensor:
+        """Cuts windows of this scale out of values at the coarser one, `(B, C, *window)`."""
+        return torch.stack([enlarge(values, self.level.size, low, self.level.window) for low in lows])
 
     def _cut(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
         """Windows of the context, `(L, C, *window)`."""

@@ -84,6 +84,7 @@ def predict_files(
     next_scale: bool = True,
     context_windows: list[Windows] | None = None,
     overlap: float = 0.25,
+    focus: float = 0.0,
     aspect: str | None = None,
     device: str = "cpu",
     precision: Precision = "32",
@@ -130,6 +131,8 @@ def predict_files(
         context_windows: Which windows of examples a network for volumes is shown, one or several of "same-place" (the
             default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
         overlap: Share of a window that it has in common with the next one, for networks for volumes.
+        focus: Networks for volumes answer finer scales only in windows where the coarser label map somewhere exceeds
+            this, such as 0.1; 0 answers every window.
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         precision: How it computes: 32 bits, or "bf16" where PyTorch deems it safe, which is several times as fast on
@@ -158,7 +161,8 @@ def predict_files(
     options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}
     options |= {"members": uncertainty, "precision": precision}
     if takes_volumes(weights):
-        plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval_of(context_windows))
+        retrieval = retrieval_of(context_windows)
+        plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval, focus=focus)
         predictor = scale = ScalePredictor.from_pretrained(**options, plan=plan)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))
     else:

@@ -81,7 +81,8 @@ class ScalePredictor(VolumeAnswerer):
         precision: As in `Predictor`.
 
     Raises:
-        ValueError: If the network is not for volumes, or the device does not exist here.
+        ValueError: If the network is not for volumes, the device does not exist here, or the plan does not suit the
+            task.
     """
 
     def __init__(
@@ -101,6 +102,11 @@ class ScalePredictor(VolumeAnswerer):
             raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
         if len(network.image_size) != 3:
             raise ValueError(f"the network was built for pictures of {network.image_size}; take `mvg.VolumePredictor`")
+        if plan is not None and plan.focus and not task.is_label:
+            raise ValueError(
+                f"`focus` leaves out what a coarse label map does not show, but {type(task).__name__} paints images; "
+                "leave it at 0"
+            )
         if adapter is not None:
             load_adapter(network, adapter)
         self.network, self._task = in_precision(network.eval().to(find_device(device)), precision), task
