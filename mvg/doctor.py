@@ -152,7 +152,17 @@ def check_torch() -> Iterator[Finding]:
         len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     )
     remedy = f"set OMP_NUM_THREADS={cores}" if cores and threads > cores else ""
-    yield Finding(f"{threads} threads on {cores} cores", remedy)
+    native = ", which multiply bfloat16 natively (--precision bf16)" if multiplies_bf16() else ""
+    yield Finding(f"{threads} threads on {cores} cores{native}", remedy)
+
+
+def multiplies_bf16(facts: Path = Path("/proc/cpuinfo")) -> bool:
+    """Says whether the processor multiplies bfloat16 natively, as far as Linux tells."""
+    try:
+        flags = facts.read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def check_data(folder: str | None) -> Finding:

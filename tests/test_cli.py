@@ -412,3 +412,10 @@ class TestDoctor:
     def test_wrong_data_folder_is_broken(self, tmp_path):
         assert doctor.check_data(str(tmp_path / "nothing")).broken
         assert not doctor.check_data(str(tmp_path)).broken
+
+
+@pytest.mark.parametrize(("flags", "native"), [("sse2 avx512_bf16", True), ("fp asimd bf16", True), ("avx512f", False)])
+def test_processors_that_multiply_bfloat16_are_known_by_their_flags(tmp_path, flags, native):
+    (tmp_path / "cpuinfo").write_text(f"flags\t: {flags}\n")
+    assert doctor.multiplies_bf16(tmp_path / "cpuinfo") is native
+    assert not doctor.multiplies_bf16(tmp_path / "absent")
