@@ -20,7 +20,7 @@ from mvg.data.source import Source
 from mvg.licences import TERMS, inheritance
 from mvg.models.base import InContextModel
 from mvg.sharding import whole_state
-from mvg.weights import describe, save
+from mvg.weights import CONFIG, describe, note_metrics, save
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class SaveWeights(pl.Callback):
         self.inherited: dict[str, dict[str, Any]] = {}
         self.shown: dict[str, dict[str, Any]] = {}
         self._kept = 0.0
+        self._validated = -1
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes the licences of the weights that the training starts from, as long as they are there, and its cases."""
@@ -87,6 +88,19 @@ class SaveWeights(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, index: int) -> None:
         """Leaves the weights of a milestone before the first step after it."""
         self._keep(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes which step was validated."""
+        self._validated = trainer.global_step
+
+    def measure(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
+        """Validates what a finished fit left, unless its last step was validated, so that the card is about it."""
+        folder = Path(trainer.default_root_dir) / "weights"
+        if not trainer.enable_validation or trainer.global_step == self._validated or not (folder / CONFIG).is_file():
+            return
+        (found,) = trainer.validate(module, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            note_metrics(folder, found)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves those of a milestone that is the end."""

@@ -140,7 +140,10 @@ class TrainingCLI(LightningCLI):
         )
 
     def after_fit(self) -> None:
-        """Tests the weights that the run leaves in `weights/` and prints the table, if asked to."""
+        """Validates the weights that the run leaves in `weights/`; tests them and prints the table, if asked to."""
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, SaveWeights):
+                callback.measure(self.trainer, self.model, self.datamodule)
         if self.report:
             self.trainer.test(self.model, datamodule=self.datamodule)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import mvg
 from mvg.configuration import TRUSTED, from_config, to_config
-from mvg.files import whole_folder
+from mvg.files import whole_folder, write_whole
 from mvg.hub import locate
 from mvg.hub import shipped as shipped
 from mvg.licences import licence_lines
@@ -217,6 +217,21 @@ def write_tensors(path: Path, state: dict[str, torch.Tensor]) -> None:
     mode = path.stat().st_mode
     save_file(state, path)
     path.chmod(mode)
+
+
+def note_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Writes validation metrics into a saved folder and onto its card, in place of those that it states.
+
+    Args:
+        folder: Written by `save`.
+        metrics: By name; those that are undefined are left out.
+    """
+    config = describe(folder)
+    config["metrics"] = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    with torch.device("meta"):
+        text = card(config, from_config(config["network"]))
+    described = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    write_whole({folder / CONFIG: described.encode(), folder / CARD: text.encode()})
 
 
 def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

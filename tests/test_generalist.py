@@ -270,6 +270,23 @@ class TestTraining:
         assert load_tasks(tmp_path / "weights").keys() == {"segmentation", "denoising"}
         assert describe(tmp_path / "weights")["sources"]["toy"]["aspect"] == "crop"
 
+    @pytest.mark.parametrize("steps", [3, 4])
+    def test_the_card_states_the_metrics_of_the_weights_that_are_left(self, run, tmp_path, steps, monkeypatch):
+        class Stop(pl.Callback):
+            def on_train_batch_end(self, trainer, *_):
+                trainer.should_stop = trainer.global_step == steps
+
+        saver, model = SaveWeights(), Generalist(network())
+        trainer = run(model, epochs=4, callbacks=[Stop(), saver])
+        saver.measure(trainer, model, Toy())
+        stated = describe(tmp_path / "weights")["metrics"]
+        assert f"{stated['val/score']:.4f}" in (tmp_path / "weights" / "README.md").read_text()
+        (found,) = trainer.validate(model, datamodule=Toy(), verbose=False)
+        assert stated == pytest.approx({name: value for name, value in found.items() if math.isfinite(value)})
+        monkeypatch.setattr(saver, "_validated", trainer.global_step)
+        monkeypatch.setattr(trainer, "validate", None)
+        saver.measure(trainer, model, Toy())
+
     def test_training_stopped_by_hand_leaves_its_network_too(self, run, tmp_path):
         class Interrupt(pl.Callback):
             def on_train_batch_end(self, trainer, *_):
