@@ -98,9 +98,9 @@ class SaveWeights(pl.Callback):
         folder = Path(trainer.default_root_dir) / "weights"
         if not trainer.enable_validation or trainer.global_step == self._validated or not (folder / CONFIG).is_file():
             return
-        (found,) = trainer.validate(module, datamodule=data, verbose=False)
-        if trainer.is_global_zero:
-            note_metrics(folder, found)
+        found = trainer.validate(module, datamodule=data, verbose=False)
+        if found and trainer.is_global_zero:  # nothing is found where there are no validation episodes
+            note_metrics(folder, found[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves those of a milestone that is the end."""
