@@ -155,6 +155,16 @@ class TestForward:
                 changed[:, number] = 1 - changed[:, number]
                 assert not torch.allclose(paint(network, replace(episode, **{name: changed})), paint(network, episode))
 
+    def test_answers_after_several_numbers_of_examples_are_those_of_each_number_alone(self, network):
+        episode = draw(network, context=4)
+        images, targets = episode.context_images, episode.context_targets
+        asked = [(3, None), (1, Pair(images[:, 3], targets[:, 3])), (1, None)]
+        with torch.inference_mode():
+            painted = network.answer_after(episode.image, images, targets, asked)
+            for answer, (count, coarse) in zip(painted, asked, strict=True):
+                memory = network.remember(images[:, :count], targets[:, :count])
+                close(answer, network.answer(episode.image, memory, coarse))
+
     def test_coarse_answer_counts_as_one_more_example(self, network):
         episode = draw(network, batch=2)
         first = network.remember(episode.context_images[:1, :2], episode.context_targets[:1, :2])

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mvg.canvas import enlarge, episode_masks, to_tokens
 from mvg.episode import Episode, Pair
 from mvg.models.attention import KeyValue
-from mvg.models.base import InContextModel
+from mvg.models.base import Ask, InContextModel
 from mvg.models.block import Block
 from mvg.models.checks import check_numbers, check_statistics
 from mvg.models.decoder import Decoder, TwoConvHead
@@ -318,6 +318,15 @@ class CanvasViT(InContextModel):
         visible = [tuple(range(number))]
         taps = self._ask(query, memory.keys_values, visible)
         return self._paint(taps, query, memory.tiles.pool, visible)[0][:, 0]
+
+    def answer_after(
+        self, image: Tensor, context_images: Tensor, context_targets: Tensor, asked: Sequence[Ask]
+    ) -> list[Tensor]:
+        """Answers several times; under `ordered` attention, where no pair sees a later one, the context is read once."""
+        if not self.ordered:
+            return super().answer_after(image, context_images, context_targets, asked)
+        memory = self.remember(context_images, context_targets)
+        return [self.answer(image, memory.first(count), coarse) for count, coarse in asked]
 
     def _append(self, memory: CanvasMemory, images: Tensor, targets: Tensor) -> CanvasMemory:
         """Reads one more pair for each query after a memory, which is left as it is."""

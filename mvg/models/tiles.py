@@ -68,6 +68,11 @@ class CanvasMemory:
     tiles: Tiles
     keys_values: tuple[KeyValue, ...] = ()
 
+    def first(self, count: int) -> CanvasMemory:
+        """Returns what is kept of the first pairs alone, which under `ordered` attention no later one has changed."""
+        kept = tuple((keys[:, :, :count], values[:, :, :count]) for keys, values in self.keys_values)
+        return CanvasMemory(self.tiles.pick(slice(count)), kept)
+
 
 def _map_pool(change: Callable[[Tensor], Tensor], pool: Pool) -> Pool:
     return Pool(
