@@ -46,6 +46,7 @@ class VolumeProtocol:
         seed: Seed of examples, noise, holes and fields.
         overlap: Share of a window that it has in common with the next one.
         swap: Ask with swapped targets, too, after the fewest examples.
+        sources: Sources to be asked; all where none is named.
     """
 
     split: str = "val"
@@ -54,6 +55,7 @@ class VolumeProtocol:
     seed: int = 0
     overlap: float = 0.25
     swap: bool = True
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split not in ("val", "test"):

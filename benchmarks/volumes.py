@@ -169,6 +169,8 @@ def run_painter(
 ) -> None:
     """Evaluates a painter, a job a source and task."""
     for source, task in dataset.pairs:
+        if protocol.sources and source not in protocol.sources:
+            continue
         work = partial(evaluate_volumes, dataset, source, task, painter, protocol, control)
         run_job(folder / protocol.split / f"{source}-{task}.csv", partial(add_arm, work, arm), COLUMNS)
 
@@ -189,6 +191,8 @@ def run_unets(
         return evaluate_volumes(dataset, specialty.source, specialty.name, painter, once, only=specialty.asked)
 
     for specialty in wanted:
+        if protocol.sources and specialty.source not in protocol.sources:
+            continue
         source, task, variant = next(iter(specialty.asked)).split("/")
         name = f"{source}-{task}" + (f"-{slug(variant)}" if isinstance(specialty.task, Synthesis) else "")
         run_job(folder / f"{name}.csv", partial(add_arm, partial(work, specialty), UNET), COLUMNS)
@@ -205,7 +209,8 @@ def slug(name: str) -> str:
 def settings(comparison: Comparison, protocol: VolumeProtocol, unet_minutes: float) -> dict[str, Any]:
     """Says what is asked of all jobs of a folder and split."""
     data = json.dumps(comparison.data_of(next(iter(comparison.arms))), sort_keys=True)
-    found = {**asdict(protocol), "data": hashlib.sha256(data.encode()).hexdigest()[:16]}
+    asked = {name: value for name, value in asdict(protocol).items() if name != "sources"}
+    found = {**asked, "data": hashlib.sha256(data.encode()).hexdigest()[:16]}
     return {**found, "unet_minutes": unet_minutes} if unet_minutes else found
 
 
@@ -221,6 +226,9 @@ def run(
     check_asked(output / f"{protocol.split}.json", settings(comparison, protocol, unet_minutes))
     first = next(iter(comparison.arms))
     dataset = episodes(comparison.load(first), slice_protocol(protocol))
+    known = sorted({source for source, _ in dataset.pairs})
+    if unknown := sorted(set(protocol.sources) - set(known)):
+        raise ValueError(f"there is no source {unknown[0]!r}; there are {', '.join(known)}")
     run_painter(trivial_painter, TRIVIAL_ARM, dataset, protocol, output / TRIVIAL_ARM / f"seed-{comparison.seed}")
     if trained:
         run_weights(comparison, trained, dataset, protocol, output)
@@ -252,6 +260,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val", help="whose volumes are asked")
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of examples")
     parser.add_argument("--cases", type=int, default=4, help="most volumes of a question, evenly spread; 0 for all")
+    parser.add_argument("--sources", nargs="+", metavar="NAME", default=[], help="sources to be asked; all by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, episodes, examples and noise")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
     options = parser.parse_args(args)
@@ -267,7 +276,8 @@ def main(args: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     torch.set_num_threads(options.threads)
-    protocol = VolumeProtocol(options.split, tuple(options.shots), options.cases or None, options.seed)
+    cases, shots = options.cases or None, tuple(options.shots)
+    protocol = VolumeProtocol(options.split, shots, cases, options.seed, sources=tuple(options.sources))
     sys.stdout.write(run(comparison, names, protocol, options.unet_minutes, options.output, options.weights) + "\n")
 
 

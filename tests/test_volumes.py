@@ -186,7 +186,9 @@ def test_a_network_that_is_trained_already_is_asked_alone_and_never_mixed_with_a
         network = CanvasViT([16] * 3, width=32, depth=1, heads=2, stem=PatchStem(8))
         folders.append(str(weights.save(tmp_path / f"net{seed}", network)))
     words = ["--config", str(arms), "--output", str(tmp_path / "out"), "--threads", "1", "--shots", "1", "--cases", "1"]
-    main([*words, "--arms", "--weights", folders[0]])
+    with pytest.raises(ValueError, match="no source 'other'; there are toy"):
+        main([*words, "--arms", "--weights", folders[0], "--sources", "other"])
+    main([*words, "--arms", "--weights", folders[0], "--sources", "toy"])
     text = capsys.readouterr().out
     assert all(f"weights, {way}" in text for way in WAYS)
     assert "block" not in text

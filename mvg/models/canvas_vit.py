@@ -322,7 +322,7 @@ class CanvasViT(InContextModel):
     def answer_after(
         self, image: Tensor, context_images: Tensor, context_targets: Tensor, asked: Sequence[Ask]
     ) -> list[Tensor]:
-        """Answers several times; under `ordered` attention, where no pair sees a later one, the context is read once."""
+        """Answers several times; under `ordered` attention no pair sees a later one, so the context is read once."""
         if not self.ordered:
             return super().answer_after(image, context_images, context_targets, asked)
         memory = self.remember(context_images, context_targets)
