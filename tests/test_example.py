@@ -82,3 +82,26 @@ def test_a_folder_is_never_replaced(tmp_path, net, capsys):
     with pytest.raises(SystemExit):
         make(tmp_path / "demo", "--weights", net)
     assert "exists; name a new folder" in capsys.readouterr().err
+
+
+def read(path):
+    return np.asarray(Image.open(path) if path.suffix == ".png" else nibabel.load(path).dataobj)
+
+
+def dice(found, truth):
+    classes = np.unique(truth)[1:]
+    return np.mean(
+        [2 * ((found == k) & (truth == k)).sum() / ((found == k).sum() + (truth == k).sum()) for k in classes]
+    )
+
+
+@pytest.mark.parametrize(("kind", "size", "anatomy"), [("2d", "[96,96]", 0), ("3d", "[32,32,32]", 2)])
+def test_shipped_weights_answer_an_unseen_anatomy_better_than_copying(tmp_path, kind, size, anatomy):
+    folder = tmp_path / "demo"
+    make(folder, "--kind", kind, "--size", size, "--anatomy", anatomy, "--scans", 2)
+    main(["predict", "--task", "segmentation", "--context", str(folder / "context"), "--input", str(folder / "scans"),
+          "--output", str(folder / "answers")])  # fmt: skip
+    copied = read(min((folder / "context" / "targets").iterdir()))
+    for path in (folder / "truth").iterdir():
+        truth = read(path)
+        assert dice(read(folder / "answers" / path.name), truth) > dice(copied, truth) + 0.1
