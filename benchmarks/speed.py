@@ -3,8 +3,9 @@
     python -m benchmarks.speed [NAMES...] [--threads 2] [--repeats 5] [--reference DIR] [--side 64] [--width 8]
 
 Without names, every measurement is taken that takes less than three minutes on two CPU cores; those of large volumes
-(volume-pairs-128, volume-pairs-256, volume-classes) are to be named. All are worth something on a quiet machine only.
-Two sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the median over them.
+(shipped-volume, volume-pairs-128, volume-pairs-256, volume-classes) are to be named. All are worth something on a
+quiet machine only. Two sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the
+median over them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from benchmarks.allocator import measure_allocator
 from benchmarks.data_path import measure_synthetic, measure_waiting
 from benchmarks.measurements import Goal, NotMeasuredError, Row, measure_attention, measure_remember
 from benchmarks.ranks import measure_processes
+from benchmarks.shipped_speed import measure_image, measure_loading, measure_volume
 from benchmarks.volume_cost import measure_classes, measure_pairs, measure_window
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -43,6 +45,9 @@ MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
         ("synthetic", measure_synthetic, {"config": CONFIGS / "quickstart.yaml", "goal": Goal(4)}),
         ("allocator", measure_allocator, {"config": CONFIGS / "quickstart.yaml"}),
         ("processes", measure_processes, {"config": CONFIGS / "quickstart.yaml"}),
+        ("shipped-loading", measure_loading, {}),
+        ("shipped-image", measure_image, {}),
+        ("shipped-volume", measure_volume, {}),
         ("volume-window", measure_window, {}),
         ("volume-pairs", measure_pairs, {}),
         ("volume-pairs-128", measure_pairs, {"side": 128}),
@@ -52,7 +57,7 @@ MEASUREMENTS: Mapping[str, Callable[..., list[Row]]] = {
 }
 VOLUMES = ("volume-window", "volume-pairs")
 """Measurements that take --reference, --side and --width."""
-LONG = ("volume-pairs-128", "volume-pairs-256", "volume-classes")
+LONG = ("shipped-volume", "volume-pairs-128", "volume-pairs-256", "volume-classes")
 """Measurements that take minutes, and are run where they are named."""
 HEADER = """\
 | measurement | goal | compared with | measured | ratio | turns | passed | largest difference |

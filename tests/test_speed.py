@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import allocator, data_path, measurements, ranks, speed
+from benchmarks import allocator, data_path, measurements, ranks, shipped_speed, speed
 from benchmarks.measurements import Goal, Row
 from mvg.data import EpisodeLoader
 from mvg.models import CanvasViT
@@ -202,3 +202,13 @@ def test_another_c_library_is_not_measured(config, monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     with pytest.raises(measurements.NotMeasuredError, match="glibc"):
         allocator.measure_allocator(1, name="allocator", config=config)
+
+
+def test_answers_of_shipped_weights_are_timed_in_both_precisions():
+    (loading,) = shipped_speed.measure_loading(1, name="shipped-loading")
+    (image,) = shipped_speed.measure_image(2, name="shipped-image", side=32)
+    (volume,) = shipped_speed.measure_volume(1, name="shipped-volume", side=20)
+    for row in (image, volume):
+        assert row.ratio > 0
+        assert [side[0] for side in (row.base, row.ours)] == ["32 bits", "bf16"]
+    assert min(loading.base[1], loading.ours[1]) > 0
