@@ -4,8 +4,8 @@
 
 Without names, every measurement is taken that takes less than three minutes on two CPU cores; those of large volumes
 (shipped-volume, volume-pairs-128, volume-pairs-256, volume-classes) are to be named. All are worth something on a
-quiet machine only. Two sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is the
-median over them.
+quiet machine only. Two sides take turns wherever that is possible, so that whatever else runs slows both; a ratio is
+the median over them.
 """
 
 from __future__ import annotations
