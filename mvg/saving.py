@@ -19,8 +19,8 @@ from mvg.data.exposure import exposure
 from mvg.data.source import Source
 from mvg.licences import TERMS, inheritance
 from mvg.models.base import InContextModel
-from mvg.sharding import whole_state
-from mvg.weights import CONFIG, describe, note_metrics, save
+from mvg.sharding import Sharded, whole_state
+from mvg.weights import describe, note_metrics, save
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,13 @@ class SaveWeights(pl.Callback):
 
     def measure(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
         """Validates what a finished fit left, unless its last step was validated, so that the card is about it."""
-        folder = Path(trainer.default_root_dir) / "weights"
-        if not trainer.enable_validation or trainer.global_step == self._validated or not (folder / CONFIG).is_file():
+        left = not getattr(trainer, "fast_dev_run", False) and getattr(module, "adaptation", None) is None
+        left = left and not isinstance(trainer.strategy, Sharded)  # which cannot be set up twice
+        if not left or not trainer.enable_validation or trainer.global_step == self._validated:
             return
         found = trainer.validate(module, datamodule=data, verbose=False)
         if found and trainer.is_global_zero:  # nothing is found where there are no validation episodes
-            note_metrics(folder, found[0])
+            note_metrics(Path(trainer.default_root_dir) / "weights", found[0])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves those of a milestone that is the end."""

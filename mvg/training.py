@@ -141,7 +141,7 @@ class TrainingCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Validates the weights that the run leaves in `weights/`; tests them and prints the table, if asked to."""
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SaveWeights):
                 callback.measure(self.trainer, self.model, self.datamodule)
         if self.report:
