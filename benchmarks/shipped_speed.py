@@ -37,30 +37,25 @@ def measure_loading(repeats: int, *, name: str) -> list[Row]:
 
 def measure_image(repeats: int, *, name: str, side: int = 256) -> list[Row]:
     """Times the answer to an image in both precisions, its examples being remembered."""
-    shown, targets = images((side, side))
-    works: dict[str, Work] = {}
-    for precision in SIDES:
-        predictor = Predictor.from_pretrained(task="segmentation", precision=precision)
-        predictor.set_context(shown[:EXAMPLES], targets[:EXAMPLES])
-        works[precision] = partial(predictor, shown[EXAMPLES])
-    title = f"shipped 2D weights, an image of {side}^2 after {EXAMPLES} examples, one structure"
-    return [_row(works, repeats, name, title)]
+    return _measure(repeats, name, Predictor, (side, side), f"shipped 2D weights, an image of {side}^2")
 
 
 def measure_volume(repeats: int, *, name: str, side: int = 128) -> list[Row]:
     """Times the answer to a volume in both precisions."""
-    shown, targets = images((side, side, side))
+    return _measure(repeats, name, ScalePredictor, (side, side, side), f"shipped 3D weights, a volume of {side}^3")
+
+
+def _measure(
+    repeats: int, name: str, kind: type[Predictor | ScalePredictor], size: tuple[int, ...], what: str
+) -> list[Row]:
+    shown, targets = images(size)
     works: dict[str, Work] = {}
     for precision in SIDES:
-        predictor = ScalePredictor.from_pretrained(task="segmentation", precision=precision)
+        predictor = kind.from_pretrained(task="segmentation", precision=precision)
         predictor.set_context(shown[:EXAMPLES], targets[:EXAMPLES])
         works[precision] = partial(predictor, shown[EXAMPLES])
-    title = f"shipped 3D weights, a volume of {side}^3 after {EXAMPLES} examples, one structure"
-    return [_row(works, repeats, name, title)]
-
-
-def _row(works: dict[str, Work], repeats: int, name: str, title: str) -> Row:
     seconds, _ = take_turns(works, repeats)
     exact, fast = (statistics.median(seconds[precision]) for precision in SIDES)
     ratio = statistics.median(a / b for a, b in zip(*(seconds[precision] for precision in SIDES), strict=True))
-    return Row(name, title, ("32 bits", exact), ("bf16", fast), "s", ratio, "times as fast", len(seconds["32"]))
+    title, turns = f"{what} after {EXAMPLES} examples, one structure", len(seconds[SIDES[0]])
+    return [Row(name, title, ("32 bits", exact), ("bf16", fast), "s", ratio, "times as fast", turns)]

@@ -21,7 +21,7 @@ from mvg.data.painting import deformation, grid, paint, pose
 from mvg.data.source import SPLITS, Source
 from mvg.data.subject import Item, Subject
 from mvg.data.synthetic import SyntheticAnatomy, orient, prototype
-from mvg.drawing import overlay, sheet, to_picture
+from mvg.drawing import beside, overlay, sheet, to_picture
 from mvg.episode import Episode, Spec
 from mvg.task import Task
 from tasks import (
@@ -168,12 +168,7 @@ def draw_sheet(rows: Sequence[Row], size: int, tile: int, seed: int, columns: in
     count = -(-len(lines) // columns)
     starts = range(0, len(lines), count)
     pages = [sheet(lines[start : start + count], TITLES, names[start : start + count]) for start in starts]
-    whole = Image.new("RGB", (sum(page.width for page in pages), max(page.height for page in pages)), (250, 250, 250))
-    left = 0
-    for page in pages:
-        whole.paste(page, (left, 0))
-        left += page.width
-    return whole
+    return beside(pages)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,6 +57,10 @@ class VolumeProtocol:
     swap: bool = True
     sources: tuple[str, ...] = ()
 
+    def asks(self, source: str) -> bool:
+        """Says whether a source is to be asked."""
+        return not self.sources or source in self.sources
+
     def __post_init__(self) -> None:
         if self.split not in ("val", "test"):
             raise ValueError(f"`split` must be val or test, as training patients are the examples, got {self.split!r}")

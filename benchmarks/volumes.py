@@ -169,7 +169,7 @@ def run_painter(
 ) -> None:
     """Evaluates a painter, a job a source and task."""
     for source, task in dataset.pairs:
-        if protocol.sources and source not in protocol.sources:
+        if not protocol.asks(source):
             continue
         work = partial(evaluate_volumes, dataset, source, task, painter, protocol, control)
         run_job(folder / protocol.split / f"{source}-{task}.csv", partial(add_arm, work, arm), COLUMNS)
@@ -191,7 +191,7 @@ def run_unets(
         return evaluate_volumes(dataset, specialty.source, specialty.name, painter, once, only=specialty.asked)
 
     for specialty in wanted:
-        if protocol.sources and specialty.source not in protocol.sources:
+        if not protocol.asks(specialty.source):
             continue
         source, task, variant = next(iter(specialty.asked)).split("/")
         name = f"{source}-{task}" + (f"-{slug(variant)}" if isinstance(specialty.task, Synthesis) else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,44 +24,36 @@ SIZES = {"2d": (128, 128), "3d": (64, 64, 64)}
 """Size of the images of each kind, if none is named."""
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What is asked of an anatomy.
+def draw_pairs(
+    task: Task, anatomy: int, size: Sequence[int], count: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.generic]]]:
+    """Makes an image `(*S)`, about [0, 1], and its target, a label map or an image, for each patient in turn.
 
-    Attributes:
-        task: The task.
+    Args:
+        task: What is asked.
         anatomy: Number of the anatomy among those of the split "test", which trains no network.
         size: Image size S.
         count: Number of patients.
+
+    Raises:
+        ValueError: If synthetic anatomies offer nothing to ask this task of, or it takes several channels.
     """
-
-    task: Task
-    anatomy: int
-    size: tuple[int, ...]
-    count: int
-
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.generic]]]:
-        """Makes an image `(*S)`, about [0, 1], and its target, a label map or an image, for each patient in turn.
-
-        Raises:
-            ValueError: If synthetic anatomies offer nothing to ask this task of.
-        """
-        source = SyntheticAnatomy(self.size, test_anatomies=self.anatomy + 1, subjects=self.count)
-        items = source.items("test", self.anatomy)
-        index, rng = Index(items), np.random.default_rng(self.anatomy)
-        if not self.task.accepts(index):
-            raise ValueError("synthetic anatomies have nothing to ask this task of; name another with --task")
-        spec = self.task.draw(index, rng, False)
-        subjects = [source.read(item) for item in items]
-        spec = self.task.complete(spec, subjects, rng)
-        for subject in subjects:
-            if self.task.is_label:
-                yield subject.images[MODALITIES[0]][0].numpy(), subject.labels["labels"].numpy().astype(np.uint8)
-                continue
-            pair = self.task.encode(subject, spec, rng)
-            if pair.target is None or len(pair.image) > 1:
-                raise ValueError("files hold one channel, but this task asks for more; name another with --task")
-            yield pair.image[0].numpy(), pair.target[0].numpy()
+    source = SyntheticAnatomy(size, test_anatomies=anatomy + 1, subjects=count)
+    items = source.items("test", anatomy)
+    index, rng = Index(items), np.random.default_rng(anatomy)
+    if not task.accepts(index):
+        raise ValueError("synthetic anatomies have nothing to ask this task of; name another with --task")
+    spec = task.draw(index, rng, False)
+    subjects = [source.read(item) for item in items]
+    spec = task.complete(spec, subjects, rng)
+    for subject in subjects:
+        if task.is_label:
+            yield subject.images[MODALITIES[0]][0].numpy(), subject.labels["labels"].numpy().astype(np.uint8)
+            continue
+        pair = task.encode(subject, spec, rng)
+        if pair.target is None or len(pair.image) > 1:
+            raise ValueError("files hold one channel, but this task asks for more; name another with --task")
+        yield pair.image[0].numpy(), pair.target[0].numpy()
 
 
 def example(
@@ -110,7 +101,7 @@ def example(
     if len(shape) != len(SIZES[kind]):
         raise ValueError(f"`size` of {kind} images must be {len(SIZES[kind])} numbers, got {shape}")
     with whole_folder(output) as work:
-        for number, (image, target) in enumerate(Pairs(tasks[task], anatomy, shape, examples + scans)):
+        for number, (image, target) in enumerate(draw_pairs(tasks[task], anatomy, shape, examples + scans)):
             image_folder, target_folder = (
                 ("context/images", "context/targets") if number < examples else ("scans", "truth")
             )

@@ -266,9 +266,10 @@ class _Pass:
             tuple(span.start - margin for span, margin in zip(each[2:], self.level.margin, strict=True))
             for each in spans
         ]
-        leading = [self._enlarged(lows, before) for _, before in self.asked if before is not None]
-        if not self.plan.focus or len(leading) < len(self.asked):
+        known = [before for _, before in self.asked if before is not None]
+        if not self.plan.focus or len(known) < len(self.asked):
             return self._answer(lows)
+        leading = [self._enlarged(lows, before) for before in known]
         worth = [k for k in range(len(lows)) if any(float(each[k].max()) > self.plan.focus for each in leading)]
         if worth:
             for each, answers in zip(leading, self._answer([lows[k] for k in worth]), strict=True):
