@@ -93,7 +93,7 @@ def example(
         raise ValueError(
             f"`examples` and `scans` must be at least 1 and `anatomy` at least 0, got {examples}, {scans}, {anatomy}"
         )
-    source = weights or str(shipped("2d"))
+    source = weights or shipped(kind)
     tasks = load_tasks(source)
     if task not in tasks:
         raise ValueError(f"these weights know no task {task!r}; they know {', '.join(tasks)}")

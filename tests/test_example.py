@@ -77,6 +77,11 @@ def test_what_cannot_be_made_is_said_in_a_sentence_and_nothing_is_written(tmp_pa
     assert not (tmp_path / "demo").exists()
 
 
+def test_volumes_are_asked_what_the_weights_for_volumes_know(tmp_path):
+    names = make(tmp_path / "demo", "--kind", "3d", "--task", "resolution", "--size", "[16,16,16]", "--examples", 1)
+    assert "context/targets/00.nii.gz" in names
+
+
 def test_a_folder_is_never_replaced(tmp_path, net, capsys):
     (tmp_path / "demo").mkdir()
     with pytest.raises(SystemExit):
