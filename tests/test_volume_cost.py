@@ -14,10 +14,11 @@ def test_examples_on_disk_are_the_same_whenever_they_are_read(tmp_path):
 
 
 def test_the_least_peak_of_each_side_counts(monkeypatch):
-    peaks = iter([120.0, 150.0, 100.0, 130.0])
+    peaks = iter([90.0, 120.0, 150.0, 80.0, 100.0, 130.0])
     monkeypatch.setattr(volume_cost, "memory_of", lambda prepare: next(peaks))
-    (row,) = measure_pairs(2, name="pairs", width=1)
-    assert (row.base, row.ours, row.ratio) == (("1 pair", 100.0), ("16 pairs", 130.0), 1.3)
+    many, mean = measure_pairs(2, name="pairs", width=1)
+    assert (many.base, many.ours, many.ratio) == (("2 pairs", 100.0), ("16 pairs", 130.0), 1.3)
+    assert (mean.base, mean.ours, mean.ratio) == (("1 pair", 80.0), ("2 pairs", 100.0), 1.25)
 
 
 def test_what_is_measured_answers_after_all_examples_and_for_all_classes(tmp_path):
