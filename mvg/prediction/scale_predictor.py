@@ -39,7 +39,7 @@ from mvg.task import Task
 
 log = logging.getLogger(__name__)
 
-_SLAB = 1 << 22
+_SLAB = 1 << 20
 """Voxels that are painted or decoded at a time."""
 
 
@@ -271,20 +271,41 @@ class ScalePredictor(VolumeAnswerer):
         answer = np.zeros(scan.volume.values.shape, kind)
         best = np.zeros(answer.shape, np.float16) if len(self.specs) > 1 else None
         for number, spec in enumerate(self.specs):
-            context = [
-                pyramid.shows(mirror(self._paint(each.target, spec), flips), self.plan.largest)
-                for pyramid, each in zip(pyramids, shown, strict=True)
-            ]
-            painted = mirror(self.plan(self.network, query, context), flips)
-            for part in _slabs(answer.shape):
-                decoded = self.task.decode(painted[:, part], spec)
-                new = self._values(decoded, units, kind)
-                if best is not None:
-                    claim = self.task.claim(painted[:, part], spec).numpy().astype(np.float16)
-                    wins = claim > best[part] if number else np.ones_like(claim, dtype=bool)
-                    new, best[part] = np.where(wins, new, answer[part]), np.where(wins, claim, best[part])
-                answer[part] = new
+            # nothing of a question is held in this frame, so that the next one finds its memory
+            self._take(answer, best, units, spec, number == 0, self._ask(query, pyramids, shown, spec, flips))
         return answer
+
+    def _ask(
+        self, query: Pyramid, pyramids: Sequence[Pyramid], shown: Sequence[Shown], spec: Spec, flips: tuple[int, ...]
+    ) -> Tensor:
+        """Asks one question; returns what is painted, `(C_out, X, Y, Z)`."""
+        context = [
+            pyramid.shows(mirror(self._paint(each.target, spec), flips), self.plan.largest)
+            for pyramid, each in zip(pyramids, shown, strict=True)
+        ]
+        return mirror(self.plan(self.network, query, context), flips)
+
+    def _take(
+        self, answer: NDArray[Any], best: NDArray[Any] | None, units: Units, spec: Spec, first: bool, painted: Tensor
+    ) -> None:
+        """Writes what is painted into the answer: where there are several questions, where it is painted most clearly.
+
+        Args:
+            answer: `(X, Y, Z)`, written to.
+            best: How clearly each voxel was painted so far, `(X, Y, Z)`, written to; None for one question.
+            units: Units of the answer.
+            spec: What was asked.
+            first: Whether nothing is known yet.
+            painted: `(C_out, X, Y, Z)`.
+        """
+        for part in _slabs(answer.shape):
+            decoded = self.task.decode(painted[:, part], spec)
+            new = self._values(decoded, units, answer.dtype)
+            if best is not None:
+                claim = self.task.claim(painted[:, part], spec).numpy().astype(np.float16)
+                wins = np.ones_like(claim, dtype=bool) if first else claim > best[part]
+                new, best[part] = np.where(wins, new, answer[part]), np.where(wins, claim, best[part])
+            answer[part] = new
 
     def _paint(self, target: NDArray[Any], spec: Spec) -> Tensor:
         """Paints a target of the context, `(C_out, X, Y, Z)`, in half precision."""
