@@ -69,9 +69,15 @@ def prepare_volume(predictor: VolumePredictor, scan: Scan) -> Query:
 
 
 def is_simple(predictor: Predictor | VolumePredictor) -> bool:
-    """Tells whether each slice is one pass's alone, and decoded as part of its volume as it would be by itself."""
+    """Tells whether slices are answered whole, each is one pass's alone and decoded in its volume as by itself."""
     contexts, task = _asked(predictor)
-    return not isinstance(task, Detection) and bool(contexts) and all(len(each) == 1 for each in contexts)
+    inner = predictor.predictor if isinstance(predictor, VolumePredictor) else predictor
+    return (
+        inner.plan is None
+        and not isinstance(task, Detection)
+        and bool(contexts)
+        and all(len(each) == 1 for each in contexts)
+    )
 
 
 def answer_queries(predictor: Predictor | VolumePredictor, queries: Sequence[Query]) -> list[NDArray[Any]]:

@@ -17,6 +17,7 @@ from benchmarks.runner import run as run_blocks
 from benchmarks.suite import list_cases, load_suite, write_cases
 from mvg.files import write_atomically
 from mvg.prediction.precision import Precision
+from mvg.prediction.scales import Scales
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def run(
     case_list: Path | None = None,
     tasks: list[str] | None = None,
     precision: Precision = "32",
+    scales: Scales = "auto",
     pictures: bool = True,
 ) -> None:
     """Scores one entrant on a suite: one record for each case, metric, number of examples and draw of them.
@@ -91,6 +93,8 @@ def run(
         case_list: List of cases, instead of the one that the suite names.
         tasks: Only these kinds of task, such as segmentation; for entrants that were made for them alone.
         precision: "bf16" computes in bfloat16 where PyTorch deems it safe: several times as fast on new processors.
+        scales: At which scales weights answer, as in mvg predict: "whole", "full" or "coarse-to-fine"; "auto" answers
+            label maps of 2D networks whole, all else from coarse to fine.
         pictures: Draw the best, the median and the worst case of every task of a data set.
 
     Raises:
@@ -98,7 +102,7 @@ def run(
             suite.
     """
     torch.manual_seed(0)
-    asked = find_entrant(weights, entrant, predictions, name, device, slices, precision)
+    asked = find_entrant(weights, entrant, predictions, name, device, slices, precision, scales)
     asked.tasks = tuple(tasks or ())
     work = Run(load_suite(suite, case_list), asked, output, answers, rank, ranks)
     todo = blocks(work.suite, asked, datasets, shots, draws, cases)

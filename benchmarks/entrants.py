@@ -21,6 +21,7 @@ from benchmarks.trained import Trained
 from mvg.configuration import find_object
 from mvg.data.geometry import resize
 from mvg.prediction.precision import Precision
+from mvg.prediction.scales import Scales
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ def find_entrant(
     device: str = "cpu",
     slices: int | None = None,
     precision: Precision = "32",
+    scales: Scales = "auto",
 ) -> Entrant:
     """Makes the entrant that options name.
 
@@ -183,19 +185,20 @@ def find_entrant(
         device: Where a network runs.
         slices: As in `Trained`.
         precision: As in `Trained`.
+        scales: As in `Trained`.
 
     Raises:
         ValueError: If they name none, or several.
     """
     if kind in CONTROLS and folder and predictions is None:
-        return Trained(folder, name or f"{_name_of(folder)}, {kind}", device, slices, kind, precision)
+        return Trained(folder, name or f"{_name_of(folder)}, {kind}", device, slices, kind, precision, scales)
     if sum(option is not None for option in (folder, kind, predictions)) != 1:
         raise ValueError(
             "name one entrant: --weights FOLDER, --predictions FOLDER, or --entrant with "
             f"{', '.join(TRIVIAL)} or a class path; --weights FOLDER --entrant {' or '.join(CONTROLS)} is a control"
         )
     if folder is not None:
-        return Trained(folder, name or _name_of(folder), device, slices, precision=precision)
+        return Trained(folder, name or _name_of(folder), device, slices, precision=precision, scales=scales)
     if predictions is not None:
         return Saved(predictions, name or predictions.name)
     assert kind is not None

@@ -24,6 +24,7 @@ from mvg.prediction.precision import Precision
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import read_raster
 from mvg.prediction.scale_predictor import ScalePredictor
+from mvg.prediction.scales import Scales, plan_of
 from mvg.prediction.scans import Scan, read_scan
 from mvg.prediction.trained import find_task, stored_cut
 from mvg.prediction.volume_predictor import VolumePredictor
@@ -48,6 +49,7 @@ class Trained(Entrant):
         slices: Largest number of slices of a context that a pass of a 2D network sees; by default one a case.
         control: See `Entrant`.
         precision: "bf16" computes in bfloat16 where PyTorch deems it safe.
+        scales: At which scales images are answered, see `mvg.prediction.scales.plan_of`.
     """
 
     def __init__(
@@ -58,14 +60,15 @@ class Trained(Entrant):
         slices: int | None = None,
         control: str = "",
         precision: Precision = "32",
+        scales: Scales = "auto",
     ) -> None:
         self.folder, self.name, self.device, self.slices, self.control = locate(folder), name, device, slices, control
         facts = weights.describe(self.folder)
         self.trained_on = joined(facts.get("inherited", {}), facts.get("sources", {}))
         self.dims = len(facts["network"]["init_args"]["image_size"])
-        self.precision = precision
+        self.precision, self.scales = precision, scales
         files = [hashlib.sha256((self.folder / part).read_bytes()).hexdigest() for part in (CONFIG, MODEL)]
-        options = [control, *([precision] if precision != "32" else [])]
+        options = [control, *([precision] if precision != "32" else []), *([scales] if scales != "whole" else [])]
         self.digest = digest("weights", mvg.__version__, *files, slices or 0, *options)
         self._known = {name: entry["class_path"] for name, entry in facts["tasks"].items()}
         self._trim = stored_cut(facts.get("sources", {}))[1]
@@ -97,12 +100,15 @@ class Trained(Entrant):
             if dims == 2:
                 return None
             made = ScalePredictor.from_pretrained(self.folder, task, device=self.device, precision=self.precision)
+            made.plan = plan_of(self.scales, made.task, 3) or made.plan
             made.rule = Window(*_RANGE)
             return made
         if self._network is None:
             self._network = weights.load(self.folder)
         aspect, known = weights.load_aspect(self.folder), weights.load_tasks(self.folder)
-        flat = Predictor(self._network, find_task(known, task), self.device, aspect, _RANGE, precision=self.precision)
+        asked = find_task(known, task)
+        plan = plan_of(self.scales, asked, 2)
+        flat = Predictor(self._network, asked, self.device, aspect, _RANGE, precision=self.precision, plan=plan)
         if dims == 2:
             return flat
         rule = Window(*_RANGE)

@@ -116,7 +116,7 @@ def test_the_command_writes_the_answer_on_the_grid_of_its_query(command):
 
 
 def test_the_command_is_what_the_class_computes(command):
-    command("--task", "denoising", "--context", "context/images", "--targets", "context/images", "--single-scale")
+    command("--task", "denoising", "--context", "context/images", "--targets", "context/images", "--scales", "full")
     found = ScalePredictor.from_pretrained("weights", "denoising", plan=NextScale(single=True))
     found.set_context(["context/images/a.nii.gz"], ["context/images/a.nii.gz"])
     assert np.array_equal(found("queries/q.nii.gz").image, stored("out/q.nii.gz"))
@@ -125,7 +125,7 @@ def test_the_command_is_what_the_class_computes(command):
 def test_a_coarser_scale_changes_the_answer(command):
     command("--task", "denoising", "--targets", "context/images", "--context", "context/images")
     several = stored("out/q.nii.gz")
-    command("--task", "denoising", "--targets", "context/images", "--context", "context/images", "--single-scale",
+    command("--task", "denoising", "--targets", "context/images", "--context", "context/images", "--scales", "full",
             "--overwrite")  # fmt: skip
     assert np.abs(several - stored("out/q.nii.gz")).max() > 1e-4
 

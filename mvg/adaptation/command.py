@@ -121,7 +121,14 @@ def adapt_files(
         predictor.rule, predictor.target_rule = rules_for(weights, predictor.task, as_window(window))
     else:
         predictor = Predictor.from_pretrained(
-            weights, task, device=device, window=as_window(window), seed=seed, size_limit=size_limit, **shape
+            weights,
+            task,
+            scales="whole",
+            device=device,
+            window=as_window(window),
+            seed=seed,
+            size_limit=size_limit,
+            **shape,
         )
     way = partial(way_of, weights, predictor.task, window, slices)
     cases, groups = read_cases(predictor, find_pairs(context, targets), way)

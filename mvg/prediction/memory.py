@@ -86,12 +86,13 @@ class Need:
 
 
 @torch.inference_mode()
-def need_of(network: InContextModel, examples: int) -> Need | None:
+def need_of(network: InContextModel, examples: int, led: bool = False) -> Need | None:
     """Finds what a network needs with so many examples; None if it cannot be run without values.
 
     Args:
         network: The network; a copy is run, on the CPU.
         examples: Number of pairs in its context.
+        led: Its answers are led by a coarser scale.
     """
     weights = sum(map(bytes_of, network.state_dict().values()))
     try:
@@ -103,7 +104,7 @@ def need_of(network: InContextModel, examples: int) -> Need | None:
                 memory = shadow.remember(images, targets)
             for batch in (1, 2):
                 query = torch.empty(batch, network.in_channels, *size)
-                coarse = Pair(query, torch.empty(batch, network.out_channels, *size)) if len(size) == 3 else None
+                coarse = Pair(query, torch.empty(batch, network.out_channels, *size)) if led else None
                 with LiveBytes() as answering:
                     shadow.answer(query, memory, coarse)
                 peaks.append(answering.peak)

@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from mvg.episode import Spec
+from mvg.episode import Pair, Spec
 from mvg.models.base import InContextModel, Memory
+from mvg.next_scale import NextScale, Pyramid
 
 LIMIT = 1 << 30
 """Bytes of memories that are kept, where no limit is given."""
@@ -57,10 +58,12 @@ class Pass:
         network: The network.
         shelf: Keeps its memory.
         spec: What the task drew.
-        images: The examples, each `(C_in, *image_size)`; passes share them.
+        images: The examples, each `(C_in, *image_size)`, or of their own size where they are shown in windows; passes
+            share them.
         targets: Their targets as they were given; passes share them.
-        painter: Paints a target, `(C_out, *image_size)`.
+        painter: Paints a target, `(C_out, *S)`.
         flips: Axes of S, counted from the end, along which query and context are mirrored before the network sees them.
+        plan: How examples and queries are shown in windows; None for whole, at the network's size.
     """
 
     network: InContextModel
@@ -70,6 +73,7 @@ class Pass:
     targets: Sequence[Tensor]
     painter: Callable[[Tensor], Tensor]
     flips: tuple[int, ...] = ()
+    plan: NextScale | None = None
 
     @property
     def context_images(self) -> Tensor:
@@ -88,10 +92,28 @@ class Pass:
 
     @torch.inference_mode()
     def remember(self) -> Memory:
-        """Shows the context to the network."""
+        """Shows the context to the network, or prepares it for windows."""
+        if self.plan is not None:
+            return self.plan.read(
+                self.network, [self._pair(*both) for both in zip(self.images, self.targets, strict=True)]
+            )
         device = next(self.network.parameters()).device
         shown = (self.context_images, self.context_targets)
         return self.network.remember(*(mirror(values, self.flips)[None].to(device) for values in shown))
+
+    def _pair(self, image: Tensor, target: Tensor) -> Pair:
+        """Paints the target of an example of any size, and mirrors both."""
+        painted = self.painter(target.float() if target.is_floating_point() else target)
+        return Pair(mirror(image, self.flips), mirror(painted, self.flips))
+
+    def paint_windows(self, image: Tensor) -> Tensor:
+        """Answers one image `(C_in, H, W)` of any size in windows; returns `(C_out, H, W)`, float32, on the CPU.
+
+        Raises:
+            ValueError: If the network paints values that are not finite.
+        """
+        assert self.plan is not None
+        return mirror(self.plan(self.network, mirror(image, self.flips), self.memory), self.flips)
 
     @torch.inference_mode()
     def paint(self, batch: Tensor) -> Tensor:
@@ -113,13 +135,15 @@ def mirror(values: Tensor, flips: Sequence[int]) -> Tensor:
 
 
 def bytes_of(memory: Memory) -> int:
-    """Bytes of all tensors inside tuples, lists, mappings and dataclasses; what they share counts each time."""
+    """Bytes of the tensors in tuples, lists, mappings, dataclasses and pyramids; what they share counts each time."""
     if isinstance(memory, Tensor):
         return memory.numel() * memory.element_size()
     if isinstance(memory, Mapping):
         return sum(map(bytes_of, memory.values()))
     if isinstance(memory, tuple | list):
         return sum(map(bytes_of, memory))
+    if isinstance(memory, Pyramid):
+        return bytes_of([*memory.images, *(memory.targets or [])])
     if dataclasses.is_dataclass(memory):
         return sum(bytes_of(getattr(memory, field.name)) for field in dataclasses.fields(memory))
     return 0

@@ -17,7 +17,7 @@ from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import read_raster
 from mvg.prediction.run_facts import AnyPredictor, Groups, plain
 from mvg.prediction.scale_predictor import ScalePredictor
-from mvg.prediction.scans import Scan, is_scan, read_scan
+from mvg.prediction.scans import Scan, cut, is_scan, read_scan
 from mvg.prediction.volume_predictor import VolumePredictor
 
 log = logging.getLogger(__name__)
@@ -66,16 +66,16 @@ def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, l
     if limit <= 0:
         raise ValueError(f"`memory_limit` must be greater than 0 GiB, got {limit}")
     inner = plain(predictor)
-    batch = inner.plan.batch if isinstance(inner, ScalePredictor) else inner.batch
+    batch = inner.batch if isinstance(inner, Predictor) else inner.plan.batch
     before = program(inner)
     room = int((limit * GIB - before - KERNELS) / SLACK) - largest_query(predictor, jobs)
-    need = need_of(inner.network, examples)
+    need = need_of(inner.network, examples, led(inner))
     if need is None:
         raise ValueError("the memory of this network cannot be estimated; leave out --memory-limit and set --batch")
     fitting = fit_batch(need, batch, room)
     if not fitting and getattr(inner.network, "chunk", None) is not None:
         setattr(inner.network, "chunk", 1)  # noqa: B010
-        need = need_of(inner.network, examples) or need
+        need = need_of(inner.network, examples, led(inner)) or need
         fitting = fit_batch(need, batch, room)
     if not fitting:
         least = before + whole_need(largest_query(predictor, jobs) + need.memory + need.peak(1))
@@ -84,9 +84,9 @@ def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, l
             "lower --context-size"
         )
     log.info("%d images are answered together, within %s GiB", fitting, limit)
-    if isinstance(inner, ScalePredictor):
+    if inner.plan is not None:
         inner.plan.batch = fitting
-    else:
+    if isinstance(inner, Predictor):
         inner.batch = fitting
         inner.shelf.limit = max(need.memory, min(LIMIT, room - need.peak(fitting)))
 
@@ -113,7 +113,7 @@ def describe_plan(
             files = [job.answer, job.sidecar, *([job.preview] if preview else []), *([job.uncertainty] * bool(members))]
             lines += [f"  {job.name}: {line}", f"    -> {', '.join(map(str, files))}"]
             asked, most = asked + count * (1 + members), max(most, held)
-    need = need_of(plain(predictor).network, examples)
+    need = need_of(plain(predictor).network, examples, led(plain(predictor)))
     lines += [f"the network is asked {asked} times", describe_memory(predictor, need, most)]
     return "\n".join(lines) + "\n"
 
@@ -123,21 +123,31 @@ def _describe_job(predictor: AnyPredictor, job: Job) -> tuple[str, int, int]:
     if isinstance(predictor, Predictor):
         check_job(predictor, job)
         size = read_raster(job.query, size_limit=predictor.size_limit).size
+        text, windows = _describe_windows(predictor, size)
         count = len(predictor.passes)
-        return f"{size[0]} x {size[1]} pixels, passes: {count}", count, 0
+        return f"{size[0]} x {size[1]} pixels{text}, passes: {count}", count * windows, 0
     scan = check_volume(job, plain(predictor).task.is_label)
     shape = " x ".join(map(str, scan.shape))
     if isinstance(predictor, ScalePredictor):
-        found = levels(scan.volume.values.shape, predictor.network.image_size)
-        scales = found[-1:] if predictor.plan.single else found
-        windows = [windows_of(level, predictor.plan.overlap) for level in scales]
-        count = len(predictor.specs) * sum(windows)
-        text = f"{shape} voxels, windows from coarse to fine: {', '.join(map(str, windows))}"
-        return f"{text}, passes: {len(predictor.specs)}", count, volume_bytes(predictor, scan)
+        text, windows = _describe_windows(predictor, scan.volume.values.shape)
+        count = len(predictor.specs)
+        return f"{shape} voxels{text}, passes: {count}", count * windows, volume_bytes(predictor, scan)
     axis = predictor.way.axis(scan.volume) if predictor.axis is None else predictor.axis
-    slices = scan.volume.values[predictor.way.box(scan.volume)].shape[axis]
-    passes = len(predictor.passes_of_query)
-    return f"{shape} voxels, {slices} slices, passes: {passes}", slices * passes, volume_bytes(predictor, scan)
+    planes = cut(scan.volume.values[predictor.way.box(scan.volume)], axis)
+    text, windows = _describe_windows(predictor.predictor, planes.shape[1:])
+    asked = len(planes) * len(predictor.passes_of_query) * windows
+    text = f"{shape} voxels, {len(planes)} slices{text}, passes: {len(predictor.passes_of_query)}"
+    return text, asked, volume_bytes(predictor, scan)
+
+
+def _describe_windows(predictor: Predictor | ScalePredictor, size: Sequence[int]) -> tuple[str, int]:
+    """Says in how many windows an image or a slice is answered, and returns their number; 1 for a whole one."""
+    plan = predictor.plan
+    if plan is None:
+        return "", 1
+    found = levels(size, predictor.network.image_size)
+    windows = [windows_of(level, plan.overlap) for level in (found[-1:] if plan.single else found)]
+    return f", windows from coarse to fine: {', '.join(map(str, windows))}", sum(windows)
 
 
 def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> str:
@@ -145,7 +155,7 @@ def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> 
     inner = plain(predictor)
     if need is None:
         return "memory: not estimated for this network"
-    batch = inner.plan.batch if isinstance(inner, ScalePredictor) else inner.batch
+    batch = inner.batch if inner.plan is None else inner.plan.batch
     kept = need.memory
     if isinstance(inner, Predictor):
         count = len(predictor.passes_of_query if isinstance(predictor, VolumePredictor) else inner.passes)
@@ -160,11 +170,16 @@ def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> 
 
 def asks_one_by_one(predictor: Predictor | ScalePredictor) -> bool:
     """Tells whether each window has a context of its own, so that no two are answered together."""
-    return isinstance(predictor, ScalePredictor) and isinstance(predictor.plan.retrieval, SamePlace)
+    return predictor.plan is not None and isinstance(predictor.plan.retrieval, SamePlace)
+
+
+def led(predictor: Predictor | ScalePredictor) -> bool:
+    """Tells whether windows are led by answers at a coarser scale."""
+    return predictor.plan is not None and not predictor.plan.single
 
 
 def program(predictor: Predictor | ScalePredictor) -> int:
     """Bytes that the process holds before it answers, with the libraries that it will need."""
-    if isinstance(predictor, ScalePredictor):
+    if predictor.plan is not None:
         import monai.inferers.inferer  # noqa: F401  windows are blended by it
     return resident()

@@ -97,3 +97,23 @@ class LowPrecision(InContextModel):
     def prompt_places(self) -> Mapping[str, tuple[int, int]]:
         """Those of the network."""
         return {f"network.{name}": place for name, place in self.network.prompt_places().items()}
+
+
+def find_device(name: str) -> torch.device:
+    """Finds a device.
+
+    Raises:
+        ValueError: If its name is unknown or this machine has none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be cpu, cuda or cuda:NUMBER, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"`device` is {name}, but PyTorch finds {torch.cuda.device_count()} CUDA devices here; "
+            "use cpu, or see `mvg doctor`"
+        )
+    return device

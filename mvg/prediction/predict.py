@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ActionYesNo
-
 from mvg.adaptation.methods import describe_adapter
 from mvg.data.readers import SIZE_LIMIT
 from mvg.hub import locate
-from mvg.next_scale import NextScale, Windows, retrieval_of
+from mvg.next_scale import Windows, retrieval_of
 from mvg.options import make_parser, parse
 from mvg.prediction.context import PairFiles, find_pairs, read_names
 from mvg.prediction.default_weights import weights_for
@@ -27,8 +25,9 @@ from mvg.prediction.predictor import Predictor
 from mvg.prediction.retrieval import Choice, Chooser, Look, Table
 from mvg.prediction.run_facts import Groups, describe, looks_of
 from mvg.prediction.scale_predictor import ScalePredictor, takes_volumes
+from mvg.prediction.scales import Scales, plan_of
 from mvg.prediction.scans import is_scan
-from mvg.prediction.trained import stored_cut
+from mvg.prediction.trained import choose_task, stored_cut
 from mvg.prediction.volume_predictor import SliceChoice, VolumePredictor, rules_for
 from mvg.weights import describe as describe_weights
 
@@ -45,13 +44,7 @@ _FLAGS = {
 
 def predict(args: Sequence[str]) -> None:
     """Answers images from files, after the examples in a folder."""
-    parser = make_parser(predict, predict_files, _FLAGS, skip=("next_scale", "uncertainty"))
-    parser.add_argument(
-        "--next_scale",
-        action=ActionYesNo(yes_prefix="next_", no_prefix="single_"),
-        default=True,
-        help="Networks for volumes answer from coarse to fine, or (--single-scale) the full resolution alone.",
-    )
+    parser = make_parser(predict, predict_files, _FLAGS, skip=("uncertainty",))
     parser.add_argument(
         "--uncertainty",
         type=int,
@@ -81,7 +74,7 @@ def predict_files(
     target_window: list[float] | None = None,
     slices: Axis | None = None,
     context_slices: SliceChoice = "spread",
-    next_scale: bool = True,
+    scales: Scales = "auto",
     context_windows: list[Windows] | None = None,
     overlap: float = 0.25,
     focus: float = 0.0,
@@ -127,12 +120,14 @@ def predict_files(
             axially, all along one axis, that of the volumes of the context. By default as in training.
         context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in
             looks, the same for every slice; those of the "same-position" along the slicing axis, or the "nearest" ones.
-        next_scale: Networks for volumes answer from coarse to fine, instead of the full resolution alone.
-        context_windows: Which windows of examples a network for volumes is shown, one or several of "same-place" (the
-            default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
-        overlap: Share of a window that it has in common with the next one, for networks for volumes.
-        focus: Networks for volumes answer finer scales only in windows where the coarser label map somewhere exceeds
-            this, such as 0.1; 0 answers every window.
+        scales: Whether an image is answered "whole", at the network's size and enlarged again (2D networks only), in
+            windows of "full" resolution, or in these led by coarser scales, "coarse-to-fine". "auto" answers label
+            maps of 2D networks whole, all else from coarse to fine.
+        context_windows: Which windows of examples are shown where windows are answered, one or several of "same-place"
+            (the default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
+        overlap: Share of a window that it has in common with the next one.
+        focus: Finer scales are answered only in windows where the coarser label map somewhere exceeds this, such as
+            0.1; 0 answers every window.
         aspect: How images are brought to the network's size, "stretch", "pad" or "crop"; by default as in training.
         device: Where the network runs, cpu or cuda.
         precision: How it computes: 32 bits, or "bf16" where PyTorch deems it safe, which is several times as fast on
@@ -160,14 +155,16 @@ def predict_files(
     predictor: Predictor | ScalePredictor | VolumePredictor
     options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}
     options |= {"members": uncertainty, "precision": precision}
-    if takes_volumes(weights):
-        retrieval = retrieval_of(context_windows)
-        plan = NextScale(not next_scale, overlap, batch=batch, retrieval=retrieval, focus=focus)
-        predictor = scale = ScalePredictor.from_pretrained(**options, plan=plan)
+    axes = 3 if takes_volumes(weights) else 2
+    windows: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
+    windows["retrieval"] = retrieval_of(context_windows)
+    options["plan"] = plan_of(scales, choose_task(weights, task, adapter), axes, adapter is not None, **windows)
+    if axes == 3:
+        predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))
     else:
-        shape = {} if aspect is None else {"aspect": aspect}
-        predictor = Predictor.from_pretrained(**options, window=limits, batch=batch, size_limit=size_limit, **shape)
+        options |= {} if aspect is None else {"aspect": aspect}
+        predictor = Predictor.from_pretrained(**options, window=limits, batch=batch, size_limit=size_limit)
     jobs = find_jobs(input, output, predictor.task.is_label, overwrite, format)
     volumes = is_scan(jobs[0].query)
     if isinstance(predictor, ScalePredictor) and not volumes:

@@ -21,11 +21,13 @@ from mvg.data.subject import Item, Subject
 from mvg.episode import Answer, Spec
 from mvg.hub import locate, shipped
 from mvg.models.base import InContextModel
+from mvg.next_scale import NextScale
 from mvg.prediction.answers import Prediction, Units, finish, units_of
 from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
-from mvg.prediction.precision import Precision, in_precision
+from mvg.prediction.precision import Precision, find_device, in_precision
 from mvg.prediction.rasters import Raster, Source, limits, read_raster, to_tensor
+from mvg.prediction.scales import Scales, check_plan, plan_of
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
 from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
@@ -51,12 +53,26 @@ class Pairs:
     units: Units | None = None
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Images that are asked together.
+
+    Attributes:
+        images: Each `(C_in, *image_size)`, or of its own size where it is answered in windows.
+        sizes: Their own heights and widths.
+    """
+
+    images: list[Tensor]
+    sizes: list[tuple[int, int]]
+
+
 class Predictor:
     """Answers images after the examples of a context.
 
     Images are brought to the network's size as in training; what it paints is brought back onto the grid of the
-    query before it is decoded. Every class that the label maps of the context show is asked for; where the task paints
-    one class at a time, each pixel goes to the class painted most clearly.
+    query before it is decoded. With a `plan` they keep their size and are answered in windows. Every class that the
+    label maps of the context show is asked for; where the task paints one class at a time, each pixel goes to the class
+    painted most clearly.
 
     Args:
         network: The network.
@@ -72,10 +88,11 @@ class Predictor:
         members: Further answers with which each answer is compared; see `mvg.prediction.uncertainty`.
         shelf: Keeps what the network remembers of contexts.
         precision: "32", or "bf16" to compute in bfloat16 where PyTorch deems it safe.
+        plan: How images are answered in windows; by default whole. See `mvg.prediction.scales`.
 
     Raises:
-        ValueError: If an argument is out of range, the device does not exist here, or the adapter belongs to other
-            weights.
+        ValueError: If an argument is out of range, the device does not exist here, the adapter belongs to other
+            weights, or the plan does not suit the task.
     """
 
     def __init__(
@@ -92,7 +109,10 @@ class Predictor:
         members: int = 0,
         shelf: Shelf | None = None,
         precision: Precision = "32",
+        plan: NextScale | None = None,
     ) -> None:
+        if plan is not None:
+            check_plan(plan, task)
         if not 0 <= members <= MOST:
             raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
         if batch < 1:
@@ -109,6 +129,7 @@ class Predictor:
         self.network, self.task = in_precision(network.eval().to(self.device), precision), task
         self.aspect, self.window, self.batch, self.seed, self.size_limit = aspect, window, batch, seed, size_limit
         self.member_count, self.shelf = members, Shelf() if shelf is None else shelf
+        self.plan = plan
         self.passes: list[Pass] = []
         self.members: list[list[Pass]] = []
         self.units: Units | None = None
@@ -122,6 +143,7 @@ class Predictor:
         folder: str | Path | None = None,
         task: str | Task | None = None,
         adapter: str | Path | None = None,
+        scales: Scales = "auto",
         **options: Any,
     ) -> Predictor:
         """Loads a trained folder.
@@ -132,6 +154,8 @@ class Predictor:
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
                 or the adapter was made for one.
             adapter: Folder that `mvg adapt` wrote for these weights.
+            scales: Makes the `plan` where none is given, see `mvg.prediction.scales.plan_of`: label maps are answered
+                whole, images in windows from coarse to fine.
             **options: Arguments of the class; `aspect` is by default that of the training, `aspect` and `window` those
                 of the adapter where there is one.
         """
@@ -139,7 +163,8 @@ class Predictor:
         facts = {} if adapter is None else describe_adapter(adapter)
         chosen = choose_task(folder, task, adapter)
         window = tuple(facts["window"]) if facts.get("window") else None
-        defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window}
+        plan = plan_of(scales, chosen, 2, adapter is not None)
+        defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window, "plan": plan}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 
     def set_context(self, images: Sequence[Source], targets: Sequence[Source] | None = None) -> None:
@@ -191,7 +216,7 @@ class Predictor:
             ValueError: If no class of the targets can be seen at the network's size.
         """
         examples = [Example(image, target) for image, target in zip(images, targets, strict=True)]
-        fitted = [self.to_size(example.image, example.target) for example in examples]
+        fitted = [self.to_shown(example.image, example.target) for example in examples]
         small = [subject.labels["target"] if self.task.is_label else subject.images["target"] for subject in fitted]
         shown = [subject.images["image"] for subject in fitted]
         passes = self.pose(shown, small)
@@ -226,11 +251,11 @@ class Predictor:
         flips: tuple[int, ...] = (),
         classes: Sequence[int] | None = None,
     ) -> list[Pass]:
-        """Makes a pass for each question that pairs at the network's size ask.
+        """Makes a pass for each question that pairs ask.
 
         Args:
-            images: Each `(C_in, *image_size)`, [0, 1].
-            targets: Class indices `(*image_size)`, or images.
+            images: Each `(C_in, *S)`, [0, 1], of the size that `to_shown` gives them.
+            targets: Class indices `(*S)`, or images.
             flips: Axes along which the network sees all of it mirrored.
             classes: Classes that are asked for; all that the targets show by default.
 
@@ -245,7 +270,7 @@ class Predictor:
                 "show larger examples"
             )
         return [
-            Pass(self.network, self.shelf, spec, images, targets, partial(self._paint, spec, classes), flips)
+            Pass(self.network, self.shelf, spec, images, targets, partial(self._paint, spec, classes), flips, self.plan)
             for spec in specs
         ]
 
@@ -275,11 +300,17 @@ class Predictor:
 
     def to_size(self, image: Tensor, target: Tensor | None = None) -> Subject:
         """Brings an image, and its target, to the network's size."""
+        return fit(self._subject(image, target), self._place(image.shape[1:]))
+
+    def to_shown(self, image: Tensor, target: Tensor | None = None) -> Subject:
+        """Brings an image, and its target, to the network's size, unless they are shown in windows."""
+        return self.to_size(image, target) if self.plan is None else self._subject(image, target)
+
+    def _subject(self, image: Tensor, target: Tensor | None) -> Subject:
         images, labels = {"image": image}, dict[str, Tensor]()
         if target is not None:
             (labels if self.task.is_label else images)["target"] = target
-        subject = Subject(images, labels, Item("image", "", frozenset(images)))
-        return fit(subject, self._place(image.shape[1:]))
+        return Subject(images, labels, Item("image", "", frozenset(images)))
 
     def __call__(self, image: Source | Raster) -> Prediction:
         """Answers one image; see `predict`."""
@@ -325,52 +356,40 @@ class Predictor:
 
     def ask(self, rasters: Sequence[Raster], passes: Sequence[Pass]) -> list[Answer]:
         """Asks several passes of one batch of images; of their answers only the best so far is kept."""
-        batch = self.fit_batch(rasters)
+        batch = self.read_batch(rasters)
         best: list[tuple[Answer, Tensor] | None] = [None] * len(rasters)
         for each in passes:
-            new = self.answer_batch(batch, [raster.size for raster in rasters], each)
-            best = [better(*both) for both in zip(best, new, strict=True)]
+            best = [better(*both) for both in zip(best, self.answer_batch(batch, each), strict=True)]
         return [found[0] for found in best if found]
+
+    def read_batch(self, rasters: Sequence[Raster]) -> Batch:
+        """Reads images that are to be asked together."""
+        shown = [self.to_shown(self.read(raster)).images["image"] for raster in rasters]
+        return Batch(shown, [raster.size for raster in rasters])
 
     def fit_batch(self, rasters: Sequence[Raster]) -> Tensor:
         """Reads images and brings them to the network's size, `(B, C_in, *image_size)`."""
         return torch.stack([self.to_size(self.read(raster)).images["image"] for raster in rasters])
 
     @torch.inference_mode()
-    def answer_batch(
-        self, batch: Tensor, sizes: Sequence[tuple[int, int]], each: Pass
-    ) -> Iterator[tuple[Answer, Tensor]]:
+    def answer_batch(self, batch: Batch, each: Pass) -> Iterator[tuple[Answer, Tensor]]:
         """Asks one pass of a batch.
 
         Args:
-            batch: What `fit_batch` returned.
-            sizes: Height and width of the images.
+            batch: What `read_batch` returned.
             each: What is asked.
 
         Yields:
             For each image its answer, and how much each pixel is claimed, on its own grid.
         """
-        painted = each.paint(batch)
-        for values, size in zip(painted, sizes, strict=True):
-            whole = restore(values, self._place(size))
+        for whole in self._paint_batch(batch, each):
             yield self.task.decode(whole, each.spec), self.task.claim(whole, each.spec)
 
-
-def find_device(name: str) -> torch.device:
-    """Finds a device.
-
-    Raises:
-        ValueError: If its name is unknown or this machine has none.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"`device` must be cpu, cuda or cuda:NUMBER, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"`device` is {name}, but PyTorch finds {torch.cuda.device_count()} CUDA devices here; "
-            "use cpu, or see `mvg doctor`"
-        )
-    return device
+    def _paint_batch(self, batch: Batch, each: Pass) -> Iterator[Tensor]:
+        """Paints images on their own grid, `(C_out, H, W)`."""
+        if self.plan is not None:
+            yield from map(each.paint_windows, batch.images)
+            return
+        small = each.paint(torch.stack(batch.images))
+        for values, size in zip(small, batch.sizes, strict=True):
+            yield restore(values, self._place(size))

@@ -65,6 +65,7 @@ def describe(
         "adapter": None if adapter is None else {"folder": adapter.name, "sha256": fingerprint(adapter / ADAPTER)},
         "task": {"name": task, **to_config(inner.task)},
         "precision": "bf16" if isinstance(inner.network, LowPrecision) else "32",
+        "next_scale": None if inner.plan is None else to_config(inner.plan),
         **({"aspect": inner.aspect} if isinstance(inner, Predictor) else {}),
         "choose": chooser.how,
         "candidates": len(chooser.pairs),

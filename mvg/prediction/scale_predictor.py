@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mvg import weights
 from mvg.adaptation.methods import describe_adapter, load_adapter
-from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import Volume
@@ -26,9 +25,9 @@ from mvg.models.base import InContextModel
 from mvg.next_scale import NextScale, Pyramid
 from mvg.prediction.answers import Units, units_of
 from mvg.prediction.passes import mirror, spread
-from mvg.prediction.precision import Precision, in_precision
-from mvg.prediction.predictor import find_device
+from mvg.prediction.precision import Precision, find_device, in_precision
 from mvg.prediction.rasters import to_units
+from mvg.prediction.scales import check_plan
 from mvg.prediction.scans import Scan, VolumeSource, holds_volume, scan_of
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task, stored_rules
@@ -102,11 +101,8 @@ class ScalePredictor(VolumeAnswerer):
             raise ValueError(f"`members` must be between 0 and {MOST}, got {members}")
         if len(network.image_size) != 3:
             raise ValueError(f"the network was built for pictures of {network.image_size}; take `mvg.VolumePredictor`")
-        if plan is not None and plan.focus and not task.is_label:
-            raise ValueError(
-                f"`focus` leaves out what a coarse label map does not show, but {type(task).__name__} paints images; "
-                "leave it at 0"
-            )
+        if plan is not None:
+            check_plan(plan, task)
         if adapter is not None:
             load_adapter(network, adapter)
         self.network, self._task = in_precision(network.eval().to(find_device(device)), precision), task
@@ -225,7 +221,7 @@ class ScalePredictor(VolumeAnswerer):
     def describe(self) -> dict[str, Any]:
         """Says what was asked and how, for the description of an answer."""
         units = None if self.units is None else self.units.describe()
-        return {"specs": list(self.specs), "next_scale": to_config(self.plan), "units": units}
+        return {"specs": list(self.specs), "units": units}
 
     def ask(self, scan: Scan) -> Asked:
         """Finds what a volume is asked."""

@@ -21,9 +21,9 @@ class Slice:
     """A slice, or a whole volume, that a context may show.
 
     Attributes:
-        example: Image and target at the network's size.
+        example: Image and target of the size at which they are shown, mostly the network's.
         position: Relative position in its volume along the slicing axis, [0, 1].
-        pixels: Number of pixels, at the network's size, of each class that the target shows at its own; where targets
+        pixels: Number of pixels, of that size, of each class that the target shows at its own; where targets
             are images, class 0 stands for what is not air.
         spacing: Size of the voxels of a whole volume in mm.
     """

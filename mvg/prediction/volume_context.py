@@ -1,4 +1,4 @@
-"""Contexts for volumes: pairs of volumes or of pictures as slices at the network's size, and what they show."""
+"""Contexts for volumes: pairs of volumes or of pictures as slices, and what they show."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Cut:
     """What was read of a context for volumes.
 
     Attributes:
-        slices: The slices at the network's size.
+        slices: The slices, of the size at which they are shown.
         axis: The axis across which they were cut; None where they were pictures.
         units: Units of the targets, where they are images.
         channels: Channels of the images as they are stored.
@@ -95,7 +95,7 @@ def read_volume_slices(
     way: Way,
     empty: bool = False,
 ) -> Cut:
-    """Reads pairs of volumes one after the other, and keeps their slices at the network's size.
+    """Reads pairs of volumes one after the other, and keeps their slices at the size at which they are shown.
 
     Args:
         predictor: Whose task and network the slices are for.
@@ -186,15 +186,18 @@ def read_picture_slices(predictor: Predictor, images: Sequence[Source], targets:
 
 
 def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
-    """Brings a pair to the network's size and counts what it shows."""
-    fitted = predictor.to_size(image, target)
+    """Brings a pair to the size at which it is shown, and counts what it shows."""
+    fitted = predictor.to_shown(image, target)
     if predictor.task.is_label:
         small = fitted.labels["target"]
         counts = np.bincount(small.flatten().numpy(), minlength=int(target.max()) + 1)
         return Slice(Example(fitted.images["image"], small), position, {k: int(counts[k]) for k in present(target)})
     content = int((image[0] > _AIR).sum())
     pixels = {0: content if content >= _CONTENT * image[0].numel() else 1}
-    return Slice(Example(fitted.images["image"], fitted.images["target"]), position, pixels)
+    shown = fitted.images["image"], fitted.images["target"]
+    if predictor.plan is not None:
+        shown = shown[0].half(), shown[1].half()  # of volumes that are shown in windows many slices are held
+    return Slice(Example(*shown), position, pixels)
 
 
 def group_classes(

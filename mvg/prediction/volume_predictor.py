@@ -25,7 +25,7 @@ from mvg.prediction.answers import Units, fill_boxes
 from mvg.prediction.passes import Pass
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import Raster, to_units
-from mvg.prediction.retrieval import Look, features_of
+from mvg.prediction.retrieval import Features, Look, features_of
 from mvg.prediction.scans import Scan, cut, holds_volume, uncut
 from mvg.prediction.slices import Looks, Pick, Slice, beside, bin_of, choose_slices, drawn, spread_out
 from mvg.prediction.subjects import split
@@ -87,7 +87,8 @@ class VolumePredictor(VolumeAnswerer):
         predictor.window = None
         self.predictor, self.slices, self.rule, self.target_rule = predictor, slices, rule or Percentiles(), target_rule
         self.examples, self.choice, self.bins, self.trim = examples, choice, bins, trim
-        self.describe_image = features_of(looks, predictor.network)
+        features = features_of(looks, predictor.network)
+        self.describe_image: Features = lambda image: features(predictor.to_size(image.float()).images["image"])
         self.axis: int | None = None
         self.classes: list[int] = []
         self.units: Units | None = None
@@ -239,8 +240,7 @@ class VolumePredictor(VolumeAnswerer):
         claims = np.zeros(planes.shape, np.float16) if max(map(len, contexts)) > 1 else None
         for each, number, held in self._batches(len(planes), contexts):
             rasters = [Raster(normalise(planes[k], limits)[None], f"{scan.volume.path}, slice {k}") for k in held]
-            batch = self.predictor.fit_batch(rasters)
-            painted = self.predictor.answer_batch(batch, [raster.size for raster in rasters], each)
+            painted = self.predictor.answer_batch(self.predictor.read_batch(rasters), each)
             for k, (found, claim) in zip(held, painted, strict=True):
                 new = self._values(found, units, kind, planes.shape[1:])
                 if claims is not None:

@@ -1,0 +1,52 @@
+"""At which scales images are answered: whole at the network's size, at full resolution, or from coarse to fine."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from mvg.next_scale import NextScale
+from mvg.task import Task
+
+Scales = Literal["auto", "whole", "full", "coarse-to-fine"]
+
+
+def plan_of(scales: Scales, task: Task, axes: int, adapted: bool = False, **options: Any) -> NextScale | None:
+    """Decides how a network answers images that are larger or smaller than its own.
+
+    Args:
+        scales: "whole" brings each image to the network's size, and the answer back; "full" answers windows of full
+            resolution, "coarse-to-fine" leads these by answers at coarser scales. "auto" takes for networks for volumes
+            "coarse-to-fine"; for 2D networks "whole" for label maps and where an adapter was trained, which sees whole
+            images, and else "coarse-to-fine", since what is painted at the network's size is blurred when it is
+            enlarged.
+        task: What is asked.
+        axes: Axes of the network's images, 2 or 3.
+        adapted: An adapter changes the network.
+        **options: Other arguments of `NextScale`.
+
+    Returns:
+        How it is rolled out; None to answer whole images.
+
+    Raises:
+        ValueError: If there is no such way, or a network for volumes is asked for whole images.
+    """
+    if scales not in get_args(Scales):
+        raise ValueError(f"`scales` must be one of {', '.join(get_args(Scales))}, got {scales!r}")
+    if scales == "auto":
+        scales = "whole" if axes == 2 and (task.is_label or adapted) else "coarse-to-fine"
+    if scales == "whole":
+        if axes == 3:
+            raise ValueError("networks for volumes answer in windows, not `whole`; choose full or coarse-to-fine")
+        return None
+    plan = NextScale(scales == "full", **options)
+    check_plan(plan, task)
+    return plan
+
+
+def check_plan(plan: NextScale, task: Task) -> None:
+    """Raises ValueError if a plan does not suit a task."""
+    if plan.focus and not task.is_label:
+        raise ValueError(
+            f"`focus` leaves out what a coarse label map does not show, but {type(task).__name__} paints images; "
+            "leave it at 0"
+        )
