@@ -109,6 +109,11 @@ def test_preview_shows_the_classes_in_their_colours(folder):
         assert (np.abs(shown - 255 * np.array(colour_of(number))).max(1) < 2).sum() > 20
 
 
+def test_a_painted_image_has_a_preview_too(folder):
+    predict("--preview", "--context", "context/images", "--targets", "context/images", task="denoising")
+    assert np.asarray(Image.open("out/a.preview.png")).std() > 10
+
+
 def test_outputs_are_replaced_only_if_asked_and_no_old_preview_stays(folder, capsys):
     predict("--preview", source="queries/a.png")
     before = Path("out/a.json").read_bytes()

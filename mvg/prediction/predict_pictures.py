@@ -17,7 +17,7 @@ from mvg.prediction.answers import Prediction
 from mvg.prediction.outputs import Job, as_json, fingerprint
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.preview import draw_preview
-from mvg.prediction.rasters import Raster, channels_first, check_writable, encode, limits, read_raster, to_tensor
+from mvg.prediction.rasters import Raster, check_writable, encode, limits, read_raster, to_tensor
 from mvg.prediction.run_facts import Groups, name_of, show, show_in_turn
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def draw(predictor: Predictor, raster: Raster, answer: Prediction, names: Mappin
         target = torch.from_numpy(answer.labels.astype(np.int64))
     else:
         channels = predictor.network.out_channels
-        image = Raster(channels_first(answer.painted), raster.name)
+        image = read_raster(answer.painted, raster.name, size_limit=predictor.size_limit)
         bounds = limits(raster, predictor.window) if predictor.units is None else predictor.units.limits
         target = to_tensor(image, bounds, channels)
     doubt = None if answer.uncertainty is None else torch.from_numpy(flat(answer.uncertainty))
