@@ -17,6 +17,7 @@ import mvg.data
 import mvg.models
 import mvg.weights
 from mvg.data import FolderSource, SyntheticAnatomy, Window
+from mvg.lazy import lazy
 from mvg.models import CanvasViT, InContextModel, PatchStem, UniverSeg
 from mvg.models.initialise import initialise, read_vit
 from mvg.saving import facts_of
@@ -337,11 +338,16 @@ class TestPackage:
             _ = mvg.Trainer
 
     @pytest.mark.parametrize("package", LAZY)
-    def test_type_checkers_see_every_public_name(self, package):
+    def test_type_checkers_take_every_public_name_for_exported(self, package):
         tree = ast.walk(ast.parse(Path(package.__file__).read_text()))
-        shown = {alias.name: node.module for node in tree if isinstance(node, ast.ImportFrom) for alias in node.names}
-        for name in package.__all__:
-            assert getattr(package, name) is getattr(sys.modules[shown[name]], name)
+        shown = [(alias.name, alias.asname) for node in tree if isinstance(node, ast.If) for line in node.body
+                 if isinstance(line, ast.ImportFrom) for alias in line.names]  # fmt: skip
+        assert sorted(shown) == [(name, name) for name in package.__all__]
+
+    def test_package_without_source_is_refused(self, monkeypatch):
+        monkeypatch.setattr(mvg.__spec__, "loader", None)
+        with pytest.raises(ImportError, match="install it with sources"):
+            lazy("mvg")
 
 
 class TestPretrained:
