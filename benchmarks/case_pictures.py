@@ -28,7 +28,7 @@ from benchmarks.suite import name_of
 from benchmarks.summary import cell
 from mvg.data.preparation import slicing_axis
 from mvg.data.readers import Volume
-from mvg.drawing import overlay, sheet, to_picture
+from mvg.drawing import COLOUR, overlay, sheet, to_picture
 from mvg.files import write_whole
 from mvg.prediction.scans import cut
 
@@ -40,8 +40,10 @@ PRIMARY = ("dice", "psnr", "ap50")
 """Metrics by which cases are chosen, one of each kind of task; higher is better."""
 SHOWN = ("suite", "dataset", "task", "entrant", "case", "structure")
 """What a picture says of its record, beside place and value."""
-SIZE, PAIRS, COLOURS = 96, 2, 64
-"""Height of a tile in pixels, most examples in a picture, and colours of a file."""
+SIZE, PAIRS, GREYS, VEILED = 96, 2, 48, 16
+"""Height of a tile in pixels, most examples in a picture, greys of a file, and greys of it under the veil of a mask."""
+NARROWEST = 66
+"""Width of a tile in pixels that its title needs."""
 
 
 def draw_cases(work: Run, todo: Sequence[Block]) -> list[Path]:
@@ -126,21 +128,36 @@ def draw(block: Block, examples: Sequence[Example], asked: Example, answer: NDAr
     row, titles = [], []
     for example in examples[:PAIRS]:
         image, target = _upright(block, example, read_answer(example.target), None)
-        row += [to_picture(image, SIZE), _painted(image, target, is_label)]
+        row += [_wide(to_picture(image, SIZE)), _painted(image, target, is_label)]
         titles += ["example", "its target"]
     truth = asked.truth.mask if is_label else asked.truth.image
     assert truth is not None
     image, true = _upright(block, asked, np.asarray(truth, np.float32), None)
     _, found = _upright(block, asked, np.asarray(answer, np.float32), np.asarray(truth, np.float32))
-    row += [to_picture(image, SIZE), _painted(image, found, is_label), _painted(image, true, is_label)]
+    row += [_wide(to_picture(image, SIZE)), _painted(image, found, is_label), _painted(image, true, is_label)]
     page = sheet([row], [*titles, "query", "answer", "truth"], [block.question.structure or block.question.variant])
     stream = io.BytesIO()
-    page.quantize(COLOURS, Image.Quantize.MEDIANCUT).save(stream, "PNG", optimize=True)
+    page.quantize(palette=palette(), dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
 
 def _painted(image: torch.Tensor, target: torch.Tensor, is_label: bool) -> NDArray[Any]:
-    return overlay(image, (target > 0).float(), SIZE) if is_label else to_picture(target, SIZE)
+    return _wide(overlay(image, (target > 0).float(), SIZE) if is_label else to_picture(target, SIZE))
+
+
+def _wide(tile: NDArray[Any]) -> NDArray[Any]:
+    """Puts a narrow tile `(H, W, 3)` into the middle of one that its title fits above."""
+    lacking = max(0, NARROWEST - tile.shape[1])
+    return np.pad(tile, ((0, 0), (lacking // 2, lacking - lacking // 2), (0, 0)))
+
+
+def palette() -> Image.Image:
+    """Makes the colours of a picture: fixed, as few pixels of a small structure would not get one of their own."""
+    greys, veiled = (np.linspace(0, 255, number)[:, None] * np.ones(3) for number in (GREYS, VEILED))
+    colours = np.concatenate([greys, (veiled + COLOUR) / 2]).round().astype(np.uint8)
+    image = Image.new("P", (1, 1))
+    image.putpalette(colours.tobytes())
+    return image
 
 
 def _upright(

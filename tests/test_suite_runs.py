@@ -10,14 +10,16 @@ from PIL import Image
 from test_suites import bench, network, suite, write_nifti  # noqa: F401
 
 from benchmarks import records
-from benchmarks.case_pictures import choose
+from benchmarks.case_pictures import choose, palette
 from benchmarks.entrants import Trivial
 from benchmarks.inputs import Inputs, read_answer, workplace
-from benchmarks.leaderboard.command import quick_entrants, read_pictures
+from benchmarks.leaderboard.command import quick_entrants
+from benchmarks.leaderboard.pictures import read_pictures
 from benchmarks.run_facts import is_quick
 from benchmarks.runner import Run, blocks, context_of, run
 from benchmarks.suite import load_suite, name_of
 from mvg.cli import main
+from mvg.drawing import COLOUR
 
 
 class Noted(Trivial):
@@ -122,6 +124,15 @@ def test_quick_runs_say_so_until_the_rest_is_asked(suite, tmp_path):  # noqa: F8
     assert not is_quick(out)
     assert records.digest(every) == records.digest(bench(suite, tmp_path / "once", *options))
     assert {(record.key, record.metric, record.value) for record in some} < {(r.key, r.metric, r.value) for r in every}
+
+
+def test_small_structures_keep_their_colour_in_pictures_of_few_colours():
+    page = np.random.default_rng(0).integers(0, 256, (64, 300, 1)).repeat(3, 2).astype(np.float32)
+    page[20:23, 20:23] = (page[20:23, 20:23] + COLOUR) / 2
+    few = Image.fromarray(page.round().astype(np.uint8)).quantize(palette=palette(), dither=Image.Dither.NONE)
+    red = np.asarray(few.convert("RGB")).astype(int) @ [1, 0, -1] > 60
+    assert red[20:23, 20:23].all()
+    assert red.sum() == 9
 
 
 def test_pictures_show_best_median_and_worst_with_examples(suite, tmp_path):  # noqa: F811
