@@ -29,7 +29,7 @@ from benchmarks.statistics import (
     kendall,
     resample,
     shared_ranks,
-    sign_flip_test,
+    sign_flip_tests,
 )
 
 PRIMARY = ("dice", "ap50", "psnr_hole", "psnr_brain", "psnr")
@@ -269,15 +269,18 @@ def _values(rows: pd.DataFrame, worst: float) -> tuple[pd.DataFrame, Mapping[str
 
 def _tests(values: pd.DataFrame, names: Sequence[str], stream: Sequence[int]) -> pd.DataFrame:
     """Tests every pair of entrants on the patients that both answered without a charge beyond limit."""
-    rows = []
-    by_patient = values.groupby(["variant", "structure", "patient"]).mean().groupby("patient").mean()
-    for one, other in combinations(names, 2):
-        difference = (by_patient[one] - by_patient[other]).to_numpy()
-        difference = difference[np.isfinite(difference)]
-        p = sign_flip_test(difference, np.random.default_rng([*stream, 1]))
-        mean = float(difference.mean()) if len(difference) else math.nan
-        rows.append({"first": one, "second": other, "difference": mean, "p": p, "patients": len(difference)})
-    table = pd.DataFrame(rows, columns=["first", "second", "difference", "p", "patients"])
+    by_patient = values.groupby(["variant", "structure", "patient"]).mean().groupby("patient").mean()[list(names)]
+    pairs = np.array([*combinations(range(len(names)), 2)], dtype=np.int64).reshape(-1, 2)
+    with np.errstate(invalid="ignore"):
+        differences = by_patient.to_numpy()[:, pairs[:, 0]] - by_patient.to_numpy()[:, pairs[:, 1]]
+    known = np.isfinite(differences)
+    number, p_values = known.sum(0), np.ones(len(pairs))
+    means = np.where(known, differences, 0).sum(0) / np.where(number, number, math.nan)
+    for patients in np.unique(known, axis=1).T:
+        same = (known == patients[:, None]).all(0)
+        p_values[same] = sign_flip_tests(differences[np.ix_(patients, same)], np.random.default_rng([*stream, 1]))
+    one, other = ([names[index] for index in column] for column in pairs.T)
+    table = pd.DataFrame({"first": one, "second": other, "difference": means, "p": p_values, "patients": number})
     return table.assign(p_holm=holm(table["p"].tolist()))
 
 

@@ -66,30 +66,35 @@ def interval(samples: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
 
 
 def sign_flip_test(difference: Floats, rng: np.random.Generator, draws: int = 10_000) -> float:
-    """Two-sided paired permutation test: is the mean difference compatible with exchangeable signs?
+    """Two-sided paired permutation test of one comparison, `(n,)`; see `sign_flip_tests`."""
+    return float(sign_flip_tests(difference[:, None], rng, draws)[0])
+
+
+def sign_flip_tests(differences: Floats, rng: np.random.Generator, draws: int = 10_000) -> Floats:
+    """Two-sided paired permutation tests: are the mean differences compatible with exchangeable signs?
 
     All changes of sign are tried for at most 13 differences; else as many as `draws` at random, the observed one
-    counted in.
+    counted in. All comparisons share the changes.
 
     Args:
-        difference: One number a patient, `(n,)`.
+        differences: One number a patient and comparison, `(n, comparisons)`.
         rng: Source of all randomness.
         draws: Number of random changes.
 
     Returns:
-        The p-value, in (0, 1]; 1 for fewer than two patients.
+        The p-values, in (0, 1], `(comparisons,)`; 1 for fewer than two patients.
     """
-    number = len(difference)
+    number, comparisons = differences.shape
     if number < 2:
-        return 1.0
-    observed = abs(difference.sum())
-    slack = 1e-12 * np.abs(difference).sum()
-    if number <= EXACT:
-        bits = (np.arange(2**number)[:, None] >> np.arange(number)) & 1
-        return float(np.mean(np.abs((1 - 2 * bits) @ difference) >= observed - slack))
-    signs = 1 - 2 * rng.integers(0, 2, size=(draws, number))
-    hits = np.count_nonzero(np.abs(signs @ difference) >= observed - slack)
-    return float((hits + 1) / (draws + 1))
+        return np.ones(comparisons)
+    if exact := number <= EXACT:
+        flips = (np.arange(2**number)[:, None] >> np.arange(number)) & 1
+    else:
+        flips = rng.integers(0, 2, size=(draws, number))
+    observed, slack = np.abs(differences.sum(0)), 1e-12 * np.abs(differences).sum(0)
+    hits = np.count_nonzero(np.abs((1.0 - 2.0 * flips) @ differences) >= observed - slack, axis=0)
+    p_values: Floats = hits / len(flips) if exact else (hits + 1) / (draws + 1)
+    return p_values
 
 
 def holm(p_values: Sequence[float]) -> Floats:
