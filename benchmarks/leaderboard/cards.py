@@ -1,38 +1,36 @@
-"""Cards of the page: overall places, and what is known of one task on one data set."""
+"""Cards of the page for many data sets: the places over all tasks, and those of each task."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from benchmarks.leaderboard.elements import (
     cell_of,
     examples,
     figure,
-    leads,
+    kind_of,
     name_of,
     plain,
     plural,
     rank_text,
+    row_of,
+    shaded,
+    shares_of,
     slug,
     stability,
     table,
     title,
+    words,
 )
 from benchmarks.leaderboard.figures import COLOURS, Point, curves, whisker
-from benchmarks.overall import Overall, normalise
+from benchmarks.leaderboard.pictures import Picture
+from benchmarks.overall import Overall, Place
 from benchmarks.standings import Board, Standing
-from benchmarks.summary import cell
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of one case; see `benchmarks.leaderboard.read_pictures` for the facts."""
-
-    facts: Mapping[str, str]
-    data: str
+Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,10 @@ class Content:
         title: Heading.
         boards: What `benchmarks.standings.boards` made.
         overall: What `benchmarks.overall.overall` made.
-        pictures: Pictures of cases.
+        tasks: What `benchmarks.overall.by_task` made.
+        steady: The same as `overall` of what was asked with every number of examples, for curves.
+        pictures: Pictures of cases, to the data URL of each that is embedded.
+        left_out: Number of pictures that are not.
         facts: Counts for the heading, such as "cases": 120.
         provenance: What must be known to make the page again, name to text.
         quick: Entrants that were asked only a part of the suite.
@@ -52,228 +53,240 @@ class Content:
     title: str
     boards: Sequence[Board]
     overall: Sequence[Overall]
-    pictures: Sequence[Picture]
+    tasks: Sequence[Overall]
+    steady: Sequence[Overall]
+    pictures: Mapping[Picture, str]
+    left_out: int
     facts: Mapping[str, int]
     provenance: Mapping[str, str]
     quick: Sequence[str] = ()
+    asked: Mapping[Key, Sequence[str]] = field(init=False)
+    """Suite, protocol and entrant to the tasks that it was asked."""
+
+    def __post_init__(self) -> None:
+        found: dict[Key, dict[str, None]] = {}
+        for board in self.boards:
+            for standing in board.standings:
+                found.setdefault((board.suite, board.protocol, standing.entrant), {})[board.task] = None
+        object.__setattr__(self, "asked", {key: tuple(tasks) for key, tasks in found.items()})
 
 
-# ---------------------------------------------------------------------- overall
+# ---------------------------------------------------------------------- all tasks
 
 
 def overall_card(orders: Sequence[Overall], content: Content, colour: Mapping[str, int]) -> str:
-    """Writes the overall places of a suite, for each number of examples, and the matrix of all boards."""
+    """Writes the places over all tasks of a suite, for each number of examples, with the means of each task."""
     first = orders[0]
-    own = [b for b in content.boards if b.primary and (b.suite, b.protocol) == (first.suite, first.protocol)]
     name = escape(first.suite)
+    tags = [first.suite, f"protocol {first.protocol}"]
+    everyone = {place.entrant for order in orders for place in order.places}
+    tags += ["every model was asked a part of the suite"] if everyone <= set(content.quick) else []
     parts = [
         f'<section class="card" data-overall="{name}"><h2>Overall</h2>',
-        f'<ul class="tags"><li>{name}</li><li>protocol {escape(first.protocol)}</li></ul>',
+        f'<ul class="tags">{"".join(f"<li>{escape(tag)}</li>" for tag in tags)}</ul>',
     ]
-    lines = {
-        entrant: [
-            Point(order.shot, place.score, place.score_low, place.score_high)
-            for order in orders
-            for place in order.places
-            if place.entrant == entrant
-        ]
-        for entrant in [place.entrant for place in first.places]
-    }
-    if len(orders) > 1:
-        parts.append(figure(curves(lines, {}, colour, "score"), lines, colour))
     for order in orders:
         leading = order is content.overall[0]
         identifier = "overall" if leading else slug(f"overall-{order.suite}-{order.protocol}-{order.shot}")
-        boards = [board for board in own if board.shot == order.shot]
-        parts.append(f'<div data-shot="{order.shot}">{_overall_table(identifier, order, colour, content.quick)}')
-        parts.append(f"{_matrix(f'{identifier}-matrix', boards, order, colour)}</div>")
+        inner = f'<p class="lead">{leader(order)}</p>{_overall_table(identifier, order, content, colour)}'
+        parts.append(f'<div data-shot="{order.shot}">{inner}</div>')
+    steady = [order for order in content.steady if (order.suite, order.protocol) == (first.suite, first.protocol)]
+    if len(steady) > 1:
+        parts.append(_over_examples(steady, content, colour))
     return "".join([*parts, "</section>"])
 
 
-def _overall_table(identifier: str, order: Overall, colour: Mapping[str, int], quick: Sequence[str]) -> str:
-    places = order.places
-    start, end = min(p.score_low for p in places), max(p.score_high for p in places)
+def leader(order: Overall) -> str:
+    """Says in a sentence who leads, by how much, and how sure that is."""
+    best = [place for place in order.places if place.rank == 1]
+    rest = [place for place in order.places if place.rank > 1]
+    names = " and ".join(f"<b>{escape(place.entrant)}</b>" for place in best)
+    text = f"{names} {'leads' if len(best) == 1 else 'share the lead'} after "
+    text += f"{examples(order.shot).lower()}: mean rank {best[0].mean_rank:.2f} of {len(order.places)}"
+    text += f", score {plain(best[0].score)}"
+    if rest:
+        text += f"; <b>{escape(rest[0].entrant)}</b> follows with {rest[0].mean_rank:.2f} and {plain(rest[0].score)}"
+    share = best[0].first
+    sure = f"In {share:.0%} of the bootstrap samples nobody is ahead of {escape(best[0].entrant)}."
+    return f"{text}. {sure}"
+
+
+def _overall_table(identifier: str, order: Overall, content: Content, colour: Mapping[str, int]) -> str:
+    tasks = [
+        part
+        for part in content.tasks
+        if (part.suite, part.protocol, part.shot) == (order.suite, order.protocol, order.shot)
+    ]
+    everywhere = [p for p in order.places if p.boards + p.missing >= order.boards] or order.places
+    start, end = _ends([(p.score, p.score_low, p.score_high) for p in everywhere])
+    shares = [_shares(part, content) for part in tasks]
+    sets = len({b.dataset for b in content.boards if (b.suite, b.protocol) == (order.suite, order.protocol)})
     rows = []
-    for place in places:
+    for place in order.places:
         shade = colour[place.entrant] % COLOURS
-        flags = ["incomplete"] if place.boards < order.boards else []
-        flags += ["quick"] if place.entrant in quick else []
-        flags += [f"trained on {place.contaminated} of the sets"] if place.contaminated else []
+        lacking = f" <small>{place.missing} missing</small>" if place.missing else ""
+        flags, role = _marks(place, order, content)
         cells = [
             cell_of(rank_text(place.rank, place.rank_low, place.rank_high), place.rank, "rank"),
-            name_of(place.entrant, colour, flags),
+            name_of(place.entrant, colour, flags, role),
             cell_of(f"{place.mean_rank:.2f}", place.mean_rank),
             cell_of(f"{place.score:.3f}", place.score, "mean"),
             cell_of(whisker(place.score_low, place.score, place.score_high, start, end, shade)),
-            cell_of(f"{place.first:.0%}", place.first),
-            cell_of(f"{place.boards}/{order.boards}", place.boards),
-            cell_of(str(place.missing), place.missing),
+            *(_task_cell(place.entrant, part, share) for part, share in zip(tasks, shares, strict=True)),
+            cell_of(f"{place.boards}/{order.boards}{lacking}", place.boards),
             cell_of(str(place.failures), place.failures),
+            cell_of(f"{place.contaminated}/{sets}" if place.contaminated else "0", place.contaminated),
         ]
-        rows.append(f"<tr{leads(place.rank)}>{''.join(cells)}</tr>")
-    caption = (
-        f"{examples(order.shot)}: {order.boards} boards, {order.tasks} {plural('task', order.tasks)}. "
-        f"{stability(order.tau)}"
-    )
+        rows.append(row_of(place.entrant, place.rank, cells))
     columns = [
-        ("rank", "up"), ("model", "text"), ("mean rank", "up"), ("score", "down"), ("", ""), ("first in", "down"),
-        ("complete", "down"), ("missing", "up"), ("failures", "up"),
+        ("rank", "up"), ("model", "text"), ("mean rank", "up"), ("score", "down"), ("", ""),
+        *((_head(part, content), "down" if _higher(part, content) else "up") for part in tasks),
+        ("boards answered", "down"), ("failures", "up"), ("sets trained on", "up"),
     ]  # fmt: skip
-    return table(identifier, caption, columns, rows)
+    return table(identifier, _overall_caption(order, content), columns, rows, "matrix")
 
 
-def _matrix(identifier: str, boards: Sequence[Board], order: Overall, colour: Mapping[str, int]) -> str:
-    """Writes all primary means of one number of examples, a column a board; darker is better within a column."""
-    columns = [("model", "text")]
-    columns += [
-        (f"{b.dataset} {b.task.replace('_', ' ')}, {title(b.metric)}", "down" if b.higher else "up") for b in boards
-    ]
-    shares = {id(board): normalise(board)[0] for board in boards}
-    rows = []
-    for place in order.places:
-        cells = [name_of(place.entrant, colour)]
-        for board in boards:
-            found = [(n, s) for n, s in enumerate(board.standings) if s.entrant == place.entrant]
-            if not found:
-                cells.append(cell_of("&ndash;", math.nan))
-                continue
-            number, standing = found[0]
-            low, high = shares[id(board)].min(), shares[id(board)].max()
-            share = (shares[id(board)][number] - low) / (high - low) if high > low else 1.0
-            mark = "*" * standing.contaminated + "†" * bool(standing.missing)
-            best = " best" if standing.rank == 1 else ""
-            cells.append(
-                f'<td class="{best.strip()}" data-v="{standing.mean!r}" style="--share:{share:.2f}">'
-                f"{plain(standing.mean)}{mark}</td>"
-            )
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    caption = "Primary metric of each board; darker is better within a column. * trained on the set, † incomplete."
-    return table(identifier, caption, columns, rows, "matrix")
+def _overall_caption(order: Overall, content: Content) -> str:
+    own = [b for b in _boards_of(order, content) if b.patients < 2]
+    text = f"{order.boards} {plural('board', order.boards)} of {order.tasks} {plural('task', order.tasks)}. "
+    text += "Columns of tasks hold means over data sets, darker is better. "
+    if any(len(tasks) < order.tasks for key, tasks in content.asked.items() if key[0] == order.suite):
+        text += "Who was not asked a task has the last places and a score of 0 in it: see the tasks below. "
+    if own:
+        text += f"{len(own)} {plural('board', len(own))} with one patient add nothing to the intervals. "
+    return text + stability(order.tau)
 
 
-# ---------------------------------------------------------------------- one question
+def _marks(place: Place, order: Overall, content: Content) -> tuple[list[str], str]:
+    """Flags and role of an entrant: what was left out though it was asked, and what it was asked alone."""
+    boards = _boards_of(order, content)
+    own = content.asked[order.suite, order.protocol, place.entrant]
+    role = kind_of(place.entrant)
+    if not order.task and len(own) < order.tasks:
+        alone = f"{' and '.join(map(words, own))} only" if len(own) < 3 else f"{len(own)} of {order.tasks} tasks"
+        role = ", ".join(filter(None, (role, alone)))
+    lacking = place.boards < sum(board.task in own for board in boards)
+    flags = ["incomplete"] if lacking and kind_of(place.entrant) != "control" else []
+    everyone = {each.entrant for each in order.places}
+    flags += ["quick"] if place.entrant in content.quick and not everyone <= set(content.quick) else []
+    return flags, role
 
 
-def question_card(boards: Sequence[Board], content: Content, colour: Mapping[str, int]) -> str:
-    """Writes what is known of one task on one data set: curves, tables, structures, pictures."""
-    first = boards[0]
-    primary = [board for board in boards if board.primary]
-    data = {"suite": first.suite, "task": first.task, "dataset": first.dataset, "unseen": first.unseen}
-    marks = "".join(f' data-{name}="{escape(text)}"' for name, text in data.items())
-    tags = [first.modality, f"protocol {first.protocol}"]
-    tags += [f"{first.cases} {plural('case', first.cases)}", f"{first.patients} {plural('patient', first.patients)}"]
-    tags += [f"{max(b.draws for b in boards)} draws"] if max(b.draws for b in boards) > 1 else []
-    tags += [f"not seen in training: {first.unseen.replace(';', ', ')}"] if first.unseen else []
-    tags += ["models chose examples of their own"] if any(board.own_examples for board in boards) else []
-    parts = [
-        f'<section class="card" data-board data-modality="{escape(first.modality)}"{marks}>',
-        f"<h2>{escape(first.dataset)}: {escape(first.task.replace('_', ' '))}</h2>",
-        f'<ul class="tags">{"".join(f"<li>{escape(tag)}</li>" for tag in tags if tag)}</ul>',
-    ]
-    if len(primary) > 1:
-        parts.append(_curves(primary, colour))
-    parts += [board_table(board, colour) for board in primary]
-    others = [board for board in boards if not board.primary]
-    if others:
-        inner = "".join(board_table(board, colour) for board in others)
-        parts.append(f"<details><summary>Other metrics</summary>{inner}</details>")
-    if any(board.parts[["variant", "structure"]].drop_duplicates().shape[0] > 1 for board in primary):
-        inner = "".join(_parts_table(board, colour) for board in primary)
-        parts.append(f"<details><summary>By structure</summary>{inner}</details>")
-    parts.append(_pictures(first, content.pictures))
-    return "".join([*parts, "</section>"])
+def _task_cell(entrant: str, order: Overall, shares: Mapping[str, float]) -> str:
+    place = next((place for place in order.places if place.entrant == entrant), None)
+    if place is None:
+        return cell_of('<small title="not asked">&ndash;</small>', math.nan, "none")
+    value = place.score if math.isnan(place.mean) else place.mean
+    mark = "†" if place.missing or place.boards < order.boards else ""
+    return shaded(f"{plain(value)}{mark}", value, shares[entrant])
 
 
-def board_table(board: Board, colour: Mapping[str, int]) -> str:
-    """Writes the standings of a board."""
-    ends = [e for s in board.standings for e in (s.low, s.mean, s.high) if math.isfinite(e)] or [0.0]
-    rows = [_standing(standing, min(ends), max(ends), colour) for standing in board.standings]
-    arrow = "higher" if board.higher else "lower"
-    caption = f"<b>{title(board.metric)}</b>{f' in {board.unit}' if board.unit else ''}, {arrow} is better. "
-    caption += f"{examples(board.shot)}. {stability(board.tau)}"
-    columns = [
-        ("rank", "up"), ("model", "text"), (title(board.metric), "down" if board.higher else "up"), ("", ""),
-        ("p vs first", "up"), ("first in", "down"), ("missing", "up"), ("failures", "up"), ("s / answer", "up"),
-    ]  # fmt: skip
-    identifier = slug("-".join([*board.question, board.metric, str(board.shot)]))
-    return f'<div data-shot="{board.shot}">{table(identifier, caption, columns, rows)}</div>'
+def _shares(order: Overall, content: Content) -> dict[str, float]:
+    values = [place.score if math.isnan(place.mean) else place.mean for place in order.places]
+    found = shares_of(values, _higher(order, content))
+    return {place.entrant: share for place, share in zip(order.places, found, strict=True)}
 
 
-def _standing(standing: Standing, start: float, end: float, colour: Mapping[str, int]) -> str:
-    flags = ["incomplete"] if standing.missing else []
-    flags += ["trained on this set"] if standing.contaminated else []
-    shade = colour[standing.entrant] % COLOURS
-    p_value = "" if math.isnan(standing.p) else "&lt; 0.001" if standing.p < 0.001 else f"{standing.p:.3f}"
-    mean = cell(standing.mean, standing.low, standing.high).partition(" ")
-    cells = [
-        cell_of(rank_text(standing.rank, standing.rank_low, standing.rank_high), standing.rank, "rank"),
-        name_of(standing.entrant, colour, flags),
-        cell_of(
-            f"{mean[0]} <small>{mean[2]}</small>" if math.isfinite(standing.mean) else "no limit", standing.mean, "mean"
-        ),
-        cell_of(whisker(standing.low, standing.mean, standing.high, start, end, shade)),
-        cell_of(p_value, standing.p),
-        cell_of(f"{standing.first:.0%}", standing.first),
-        cell_of(str(standing.missing), standing.missing),
-        cell_of(str(standing.failures), standing.failures),
-        cell_of(f"{standing.seconds:.3g}", standing.seconds),
-    ]
-    contaminated = " data-contaminated" if standing.contaminated else ""
-    return f"<tr{contaminated}{leads(standing.rank)}>{''.join(cells)}</tr>"
+def _higher(order: Overall, content: Content) -> bool:
+    """Whether more is better; of a task with several metrics the score is shown."""
+    boards = _boards_of(order, content)
+    return boards[0].higher or len({board.metric for board in boards}) > 1
 
 
-def _curves(boards: Sequence[Board], colour: Mapping[str, int]) -> str:
-    lines: dict[str, list[Point]] = {}
-    for board in boards:
-        for s in board.standings:
-            if math.isfinite(s.mean):
-                lines.setdefault(s.entrant, []).append(Point(board.shot, s.mean, s.low, s.high))
-    lines = {name: lines[name] for name in colour if name in lines}
-    across = {
-        name: points[0]
-        for name, points in lines.items()
-        if len(points) == len(boards) and len({(point.mean, point.low, point.high) for point in points}) == 1
+def _head(order: Overall, content: Content) -> str:
+    return f"{words(order.task)}, {_metric(order, content)}"
+
+
+def _metric(order: Overall, content: Content) -> str:
+    boards = _boards_of(order, content)
+    if len({(board.metric, board.unit) for board in boards}) > 1:
+        return "score"
+    return ", ".join(filter(None, (title(boards[0].metric), boards[0].unit)))
+
+
+def _boards_of(order: Overall, content: Content) -> list[Board]:
+    own = [b for b in content.boards if b.primary and (b.suite, b.protocol) == (order.suite, order.protocol)]
+    return [board for board in own if board.shot == order.shot and order.task in ("", board.task)]
+
+
+def _ends(values: Sequence[tuple[float, ...]]) -> tuple[float, float]:
+    finite = [value for each in values for value in each if math.isfinite(value)] or [0.0]
+    return min(finite), max(finite)
+
+
+def _over_examples(orders: Sequence[Overall], content: Content, colour: Mapping[str, int]) -> str:
+    """Draws the scores of those that were asked every task over the number of examples."""
+    last = orders[-1]
+    names = [p.entrant for p in last.places if len(content.asked[last.suite, last.protocol, p.entrant]) >= last.tasks]
+    lines = {
+        name: [_point(order, place) for order in orders for place in order.places if place.entrant == name]
+        for name in names or [place.entrant for place in last.places]
     }
-    drawn = {name: points for name, points in lines.items() if name not in across}
-    drawn, across = (drawn, across) if drawn else (lines, {})
-    return figure(curves(drawn, across, colour, title(boards[0].metric)), lines, colour)
+    drawing = figure(curves(lines, {}, colour, "score"), lines, colour)
+    return (
+        f'<details open><summary>Score over the number of examples</summary><p class="soft">Of the {last.boards} '
+        f"{plural('board', last.boards)} that were asked with every number of examples.</p>{drawing}</details>"
+    )
 
 
-def _parts_table(board: Board, colour: Mapping[str, int]) -> str:
-    names = [" ".join(filter(None, key)) for key in board.parts.groupby(["variant", "structure"]).groups]
+def _point(order: Overall, place: Place) -> Point:
+    return Point(order.shot, place.score, place.score_low, place.score_high)
+
+
+# ---------------------------------------------------------------------- one task
+
+
+def task_table(order: Overall, content: Content, colour: Mapping[str, int]) -> str:
+    """Writes the places of those that were asked one task, with their means on each data set."""
+    boards = _boards_of(order, content)
+    shares = [shares_of([standing.mean for standing in board.standings], board.higher) for board in boards]
+    by_name = [
+        {standing.entrant: (standing, each) for standing, each in zip(board.standings, share, strict=True)}
+        for board, share in zip(boards, shares, strict=True)
+    ]
+    scored = math.isnan(order.places[0].mean)
+    triples = [_triple(place, scored) for place in order.places]
+    start, end = _ends(triples)
     rows = []
-    for standing in board.standings:
-        own = board.parts[board.parts["entrant"] == standing.entrant]
-        means = {" ".join(filter(None, (r.variant, r.structure))): float(r.mean) for r in own.itertuples(index=False)}
-        cells = [cell_of(plain(means[name]), means[name]) for name in names]
-        rows.append(f"<tr>{name_of(standing.entrant, colour)}{''.join(cells)}</tr>")
-    order = "down" if board.higher else "up"
-    columns = [("model", "text"), *((name, order) for name in names)]
-    identifier = slug("-".join([*board.question, board.metric, str(board.shot), "parts"]))
-    caption = f"<b>{title(board.metric)}</b>. {examples(board.shot)}."
-    return f'<div data-shot="{board.shot}">{table(identifier, caption, columns, rows)}</div>'
+    for place, (mean, low, high) in zip(order.places, triples, strict=True):
+        flags, role = _marks(place, order, content)
+        between = f" <small>[{plain(low)}, {plain(high)}]</small>" if math.isfinite(low) else ""
+        cells = [
+            cell_of(rank_text(place.rank, place.rank_low, place.rank_high), place.rank, "rank"),
+            name_of(place.entrant, colour, flags, role),
+            cell_of(f"{place.mean_rank:.2f}", place.mean_rank),
+            cell_of(f"{plain(mean)}{between}", mean, "mean"),
+            cell_of(whisker(low, mean, high, start, end, colour[place.entrant] % COLOURS)),
+            *(_set_cell(found.get(place.entrant)) for found in by_name),
+        ]
+        rows.append(row_of(place.entrant, place.rank, cells))
+    metric = _metric(order, content)
+    columns = [
+        ("rank", "up"), ("model", "text"), ("mean rank", "up"),
+        (metric, "down" if _higher(order, content) else "up"), ("", ""),
+        *((_set_head(board), "down" if board.higher else "up") for board in boards),
+    ]  # fmt: skip
+    caption = f"{examples(order.shot)}. <b>{escape(metric)}</b>, mean over {order.boards} data "
+    caption += f"{plural('set', order.boards)}; ranked by the mean rank among those that were asked. "
+    caption += "* trained on the set, † incomplete. " + stability(order.tau)
+    identifier = slug(f"task-{order.suite}-{order.protocol}-{order.task}-{order.shot}")
+    return f'<div data-shot="{order.shot}">{table(identifier, caption, columns, rows, "matrix")}</div>'
 
 
-def _pictures(board: Board, pictures: Sequence[Picture]) -> str:
-    """Shows the pictures of an entrant in a row, those of the best one at once and those of the others on demand."""
-    own = [p for p in pictures if (p.facts["task"], p.facts["dataset"]) == (board.task, board.dataset)]
-    own = [p for p in own if p.facts.get("suite", board.suite) == board.suite]
-    ranks = {standing.entrant: number for number, standing in enumerate(board.standings)}
-    names = sorted({p.facts["entrant"] for p in own}, key=lambda name: ranks.get(name, len(ranks)))
-    rows = [_row([picture for picture in own if picture.facts["entrant"] == name]) for name in names]
-    if not rows:
-        return ""
-    rest = f"<details><summary>Answers of others</summary>{''.join(rows[1:])}</details>" if rows[1:] else ""
-    return f"<h3>Best, median and worst</h3>{rows[0]}{rest}"
+def _triple(place: Place, scored: bool) -> tuple[float, float, float]:
+    if scored:
+        return place.score, place.score_low, place.score_high
+    return place.mean, place.mean_low, place.mean_high
 
 
-def _row(pictures: Sequence[Picture]) -> str:
-    shown = []
-    for picture in pictures:
-        words = [picture.facts.get(name, "") for name in ("entrant", "place", "structure", "case", "caption")]
-        text = escape(", ".join(word for word in words if word))
-        shown.append(
-            f'<figure><img alt="{text}" loading="lazy" src="data:image/png;base64,{picture.data}">'
-            f"<figcaption>{text}</figcaption></figure>"
-        )
-    return f'<div class="pictures">{"".join(shown)}</div>'
+def _set_head(board: Board) -> str:
+    unseen = ", unseen" if board.unseen else ""
+    return f"{words(board.dataset)}{unseen}, {board.patients} {plural('patient', board.patients)}"
+
+
+def _set_cell(found: tuple[Standing, float] | None) -> str:
+    if found is None:
+        return cell_of("&ndash;", math.nan, "none")
+    standing, share = found
+    mark = "*" * standing.contaminated + "†" * bool(standing.missing)
+    return shaded(f"{plain(standing.mean)}{mark}", standing.mean, share)

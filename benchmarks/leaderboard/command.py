@@ -3,13 +3,13 @@
     mvg benchmark leaderboard results --output board
 
 Nothing but records is read: means, ranks and intervals are computed anew each time, in any order of the files. A folder
-of results may hold pictures of cases (`read_pictures` says in which form); they are put into the page.
+of results may hold pictures of cases (`benchmarks.leaderboard.pictures.read_pictures` says in which form); those of
+the best on each board are put into the page, as many as `--pictures` has room for.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import gzip
 import json
 import logging
@@ -21,10 +21,12 @@ from pathlib import Path
 import pandas as pd
 
 import mvg
-from benchmarks.leaderboard.cards import Content, Picture
-from benchmarks.leaderboard.elements import title
+from benchmarks.case_pictures import FOLDER, INDEX
+from benchmarks.leaderboard.cards import Content
+from benchmarks.leaderboard.elements import title, words
 from benchmarks.leaderboard.page import page
-from benchmarks.overall import Overall, overall
+from benchmarks.leaderboard.pictures import embed, read_pictures
+from benchmarks.overall import Overall, at_every_shot, by_task, overall
 from benchmarks.records import Record, digest, from_csv, unique
 from benchmarks.run_facts import RUN, is_quick
 from benchmarks.standings import Board, boards
@@ -32,12 +34,6 @@ from benchmarks.summary import cell
 from mvg.files import write_whole
 
 log = logging.getLogger(__name__)
-
-PICTURES = "pictures"
-INDEX = "index.json"
-LARGEST = 2 * 2**20
-"""Bytes of a picture at most; the page holds all of them."""
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def leaderboard(args: Sequence[str]) -> None:
@@ -50,8 +46,9 @@ def leaderboard(args: Sequence[str]) -> None:
     parser.add_argument("--title", default="In-context medical imaging leaderboard", help="Heading of the page.")
     parser.add_argument("--samples", type=int, default=2000, help="Bootstrap samples.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of bootstrap and tests.")
+    parser.add_argument("--pictures", type=float, default=5.0, help="Megabytes of pictures in the page; 0 for none.")
     options = parser.parse_args(args)
-    build(options.results, options.output, options.title, options.samples, options.seed)
+    build(options.results, options.output, options.title, options.samples, options.seed, options.pictures)
 
 
 def build(
@@ -60,8 +57,9 @@ def build(
     title: str = "In-context medical imaging leaderboard",
     samples: int = 2000,
     seed: int = 0,
+    megabytes: float = 5.0,
 ) -> Content:
-    """Computes everything and writes `leaderboard.html`, `leaderboard.md` and four CSV tables.
+    """Computes everything and writes `leaderboard.html`, `leaderboard.md` and five CSV tables.
 
     Args:
         results: Folders, or files of records.
@@ -69,6 +67,7 @@ def build(
         title: Heading.
         samples: Bootstrap samples.
         seed: Seed of bootstrap and tests.
+        megabytes: Most that pictures take in the page, those of the best on each board first.
 
     Raises:
         ValueError: If there are no records, they contradict each other, or a picture is none.
@@ -78,11 +77,14 @@ def build(
     records = read_results(results)
     made = boards(records, samples, seed)
     pictures = [picture for folder in folders_of(results) for picture in read_pictures(folder)]
+    shown = embed(pictures, made, megabytes * 1e6)
     quick = quick_entrants(results)
     facts = provenance(records, samples, seed) | ({"asked only a part of the suite": ", ".join(quick)} if quick else {})
-    content = Content(title, made, overall(made), pictures, counts(records), facts, quick)
+    orders = (overall(made), by_task(made), overall(at_every_shot(made)))
+    left_out = len(pictures) - len(shown)
+    content = Content(title, made, *orders, shown, left_out, counts(records), facts, quick)
     texts = {"leaderboard.html": page(content), "leaderboard.md": markdown(content)}
-    texts |= {name: table.to_csv(index=False) for name, table in tables(made, content.overall).items()}
+    texts |= {name: table.to_csv(index=False) for name, table in tables(content).items()}
     write_whole({output / name: text.encode() for name, text in texts.items()})
     log.info("%d records, %d boards: %s", len(records), len(made), output / "leaderboard.html")
     return content
@@ -110,42 +112,11 @@ def read_results(paths: Iterable[Path]) -> list[Record]:
     return records
 
 
-def read_pictures(folder: Path) -> list[Picture]:
-    """Reads the pictures that a folder of results holds: PNG files, and `pictures/index.json`, a list of objects.
-
-    Each object describes one picture: `file` (a name in `pictures/`), `dataset`, `task`, `entrant`, `case`, and
-    `place`: "best", "median" or "worst". `suite`, `structure`, `shot` and `caption` (the metric, say) may be given. A
-    picture shows the examples with their targets, the query, the answer and the truth, from left to right
-    (`mvg.drawing.draw_episodes`).
-
-    Raises:
-        ValueError: If an entry is incomplete or its file is no PNG of at most 2 MiB inside the folder.
-    """
-    index = folder / PICTURES / INDEX
-    if not index.is_file():
-        return []
-    pictures = []
-    for entry in json.loads(index.read_text("utf-8")):
-        if missing := [name for name in ("file", "dataset", "task", "entrant", "case", "place") if name not in entry]:
-            raise ValueError(f"{index}: an entry lacks {', '.join(missing)}; add it or remove the entry")
-        file = index.parent / str(entry["file"])
-        if file.parent != index.parent or not file.is_file():
-            raise ValueError(
-                f"{index}: there is no file {entry['file']!r} in {index.parent}; draw it or remove the entry"
-            )
-        content = file.read_bytes()
-        if not content.startswith(_PNG) or len(content) > LARGEST:
-            raise ValueError(f"{file} must be a PNG of at most {LARGEST} bytes, got {len(content)}; draw it smaller")
-        facts = {str(name): str(value) for name, value in entry.items()}
-        pictures.append(Picture(facts, base64.b64encode(content).decode()))
-    return pictures
-
-
 def folders_of(results: Iterable[Path]) -> list[Path]:
     """Lists folders of results, and those inside of them that hold records or pictures of their own."""
     found: dict[Path, None] = {}
     for path in results:
-        inner = [*path.rglob(RUN), *path.rglob(f"{PICTURES}/{INDEX}")] if path.is_dir() else []
+        inner = [*path.rglob(RUN), *path.rglob(f"{FOLDER}/{INDEX}")] if path.is_dir() else []
         folders = [each.parent if each.name == RUN else each.parents[1] for each in sorted(inner)]
         found |= dict.fromkeys([path, *folders])
     return list(found)
@@ -182,14 +153,20 @@ def provenance(records: Sequence[Record], samples: int, seed: int) -> dict[str, 
 # ---------------------------------------------------------------------- tables
 
 
-def tables(boards: Sequence[Board], orders: Sequence[Overall]) -> dict[str, pd.DataFrame]:
-    """Makes the CSV tables: overall places, boards, structures and paired tests."""
+def tables(content: Content) -> dict[str, pd.DataFrame]:
+    """Makes the CSV tables: places overall and for each task, boards, structures and paired tests."""
+    boards = content.boards
     return {
-        "overall.csv": pd.DataFrame([{**_facts(order), **asdict(place)} for order in orders for place in order.places]),
+        "overall.csv": _places(content.overall).drop(columns=["mean", "mean_low", "mean_high", "task"]),
+        "tasks.csv": _places(content.tasks),
         "boards.csv": pd.DataFrame([{**_facts(b), **asdict(standing)} for b in boards for standing in b.standings]),
         "structures.csv": pd.concat([board.parts.assign(**_facts(board)) for board in boards]),
         "tests.csv": pd.concat([board.tests.assign(**_facts(board)) for board in boards]),
     }
+
+
+def _places(orders: Sequence[Overall]) -> pd.DataFrame:
+    return pd.DataFrame([{**_facts(order), **asdict(place)} for order in orders for place in order.places])
 
 
 def _facts(part: Board | Overall) -> dict[str, str | int | float | bool]:
@@ -212,14 +189,26 @@ def _facts(part: Board | Overall) -> dict[str, str | int | float | bool]:
 def markdown(content: Content) -> str:
     """Writes overall places and the primary boards as Markdown."""
     parts = [f"# {content.title}"]
-    for order in content.overall:
-        head = ["rank", "model", "mean rank", "score", "first in", "complete", "missing", "failures", "trained on"]
+    for order in (*content.overall, *content.tasks):
+        head = [
+            "rank",
+            "model",
+            "mean rank",
+            "score",
+            "mean",
+            "first in",
+            "complete",
+            "missing",
+            "failures",
+            "trained on",
+        ]
         rows = [
             [
                 _rank(place.rank, place.rank_low, place.rank_high),
                 place.entrant,
                 f"{place.mean_rank:.2f}",
                 cell(place.score, place.score_low, place.score_high),
+                cell(place.mean, place.mean_low, place.mean_high),
                 f"{place.first:.0%}",
                 f"{place.boards}/{order.boards}",
                 str(place.missing),
@@ -228,10 +217,9 @@ def markdown(content: Content) -> str:
             ]
             for place in order.places
         ]
-        parts += [
-            f"## Overall, {order.suite}, protocol {order.protocol}, shot {order.shot}",
-            _markdown_table(head, rows),
-        ]
+        heading = words(order.task).capitalize() or "Overall"
+        parts.append(f"## {heading}, {order.suite}, protocol {order.protocol}, shot {order.shot}")
+        parts.append(_markdown_table(head, rows))
     for board in content.boards:
         if board.primary:
             unseen = f", unseen {board.unseen}" if board.unseen else ""

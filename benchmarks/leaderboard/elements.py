@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from benchmarks.entrants import CONTROLS, TRIVIAL
 from benchmarks.leaderboard.figures import COLOURS
 from benchmarks.summary import cell
 
@@ -46,16 +47,58 @@ def cell_of(text: str, value: float | None = None, kind: str = "") -> str:
     return f"<td{style}{sort}>{text}</td>"
 
 
-def name_of(entrant: str, colour: Mapping[str, int], flags: Sequence[str] = ()) -> str:
-    """Writes the cell of an entrant: its colour, its name and what must be known of it."""
-    marks = "".join(f' <span class="flag">{escape(flag)}</span>' for flag in flags)
-    chip = f'<span class="chip c{colour[entrant] % COLOURS}"></span>'
-    return f'<th scope="row">{chip}{escape(entrant)}{marks}</th>'
+def name_of(entrant: str, colour: Mapping[str, int], flags: Sequence[str] = (), role: str = "") -> str:
+    """Writes the cell of an entrant: its colour, its name, what it is, and what must be known of it."""
+    marks = f' <span class="role">{escape(role)}</span>' if role else ""
+    marks += "".join(f' <span class="flag">{escape(flag)}</span>' for flag in flags)
+    return f'<th scope="row">{chip(colour[entrant])}{escape(entrant)}{marks}</th>'
 
 
-def leads(rank: int) -> str:
-    """Marks the row of a first place."""
-    return ' class="leads"' if rank == 1 else ""
+def chip(number: int) -> str:
+    """Draws the colour of an entrant; a ring where the colour is used again, as its line is broken there."""
+    return f'<span class="chip c{number % COLOURS}{" again" if number >= COLOURS else ""}"></span>'
+
+
+def kind_of(entrant: str) -> str:
+    """Tells what an entrant is by the name that `mvg benchmark run` gives it.
+
+    >>> kind_of("nearest"), kind_of("ours, swapped"), kind_of("ours")
+    ('trivial', 'control', '')
+    """
+    if entrant in TRIVIAL:
+        return "trivial"
+    return "control" if entrant.endswith(tuple(f", {control}" for control in CONTROLS)) else ""
+
+
+def row_of(entrant: str, rank: int, cells: Iterable[str], contaminated: bool = False) -> str:
+    """Writes a row of a table; the script hides rows by what they say of their entrant."""
+    kind = kind_of(entrant)
+    marks = f' data-kind="{kind}"' if kind else ""
+    marks += " data-contaminated" if contaminated else ""
+    marks += ' class="leads"' if rank == 1 else ""
+    return f"<tr{marks}>{''.join(cells)}</tr>"
+
+
+def shares_of(values: Sequence[float], higher: bool) -> list[float]:
+    """Brings values to [0, 1]: 1 for the best, 0 for the worst finite one and those that are not finite.
+
+    >>> shares_of([0.5, 0.25, 0.0], True), shares_of([10.0, 30.0, math.inf], False), shares_of([2.0, 2.0], True)
+    ([1.0, 0.5, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0])
+    """
+    signed = [value if higher else -value for value in values]
+    finite = [value for value in signed if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return [
+        (value - low) / (high - low) if math.isfinite(value) and high > low else float(math.isfinite(value))
+        for value in signed
+    ]
+
+
+def shaded(text: str, value: float, share: float) -> str:
+    """Writes a cell of a matrix; its shade says how good it is within its column, and the best are bold."""
+    kind = ' class="shade best"' if share == 1 else ' class="shade"'
+    sort = repr(value) if math.isfinite(value) else ""
+    return f'<td{kind} data-v="{sort}" style="--share:{share:.2f}">{text}</td>'
 
 
 def rank_text(rank: int, low: int, high: int) -> str:
@@ -65,7 +108,7 @@ def rank_text(rank: int, low: int, high: int) -> str:
 
 def figure(drawing: str, names: Iterable[str], colour: Mapping[str, int]) -> str:
     """Adds a legend to a drawing."""
-    legend = "".join(f'<li><span class="chip c{colour[n] % COLOURS}"></span>{escape(n)}</li>' for n in names)
+    legend = "".join(f"<li>{chip(colour[name])}{escape(name)}</li>" for name in names)
     return f'<figure class="chart">{drawing}<ul class="legend">{legend}</ul></figure>'
 
 
@@ -91,7 +134,16 @@ def plural(word: str, count: int) -> str:
 
 def plain(value: float) -> str:
     """Writes a mean alone."""
-    return cell(value) if math.isfinite(value) else "∞"
+    return cell(value) if math.isfinite(value) else "&ndash;" if math.isnan(value) else "∞"
+
+
+def words(name: str) -> str:
+    """Writes the name of a task or of a data set for people.
+
+    >>> words("bias_correction")
+    'bias correction'
+    """
+    return name.replace("_", " ")
 
 
 def stability(tau: float) -> str:

@@ -31,7 +31,14 @@ function filterBoards() {
     const shown = board.querySelector("[data-shot]:not([hidden])") !== null;
     board.hidden = !(named && shown && (!wanted.modality || kinds.includes(wanted.modality)));
   });
-  document.querySelectorAll("tr[data-contaminated]").forEach((row) => { row.hidden = "clean" in wanted; });
+  document.querySelectorAll("[data-group]").forEach((group) => {
+    group.hidden = group.querySelector("[data-board]:not([hidden])") === null;
+  });
+  const left = [...document.querySelectorAll("[data-board]:not([hidden])")];
+  if (left.length <= 2) left.forEach((board) => { board.open = true; });
+  document.querySelectorAll("[data-kind], tr[data-contaminated]").forEach((row) => {
+    row.hidden = ("models" in wanted && "kind" in row.dataset) || ("clean" in wanted && "contaminated" in row.dataset);
+  });
   document.querySelectorAll("[data-overall]").forEach((part) => {
     part.hidden = Boolean(wanted.suite) && part.dataset.overall !== wanted.suite;
   });
@@ -71,4 +78,4 @@ form.hidden = false;
 filterBoards();
 const [id, column, direction] = (state.get("sort") ?? "").split(".");
 if (document.getElementById(id)) sortTable(document.getElementById(id), Number(column), direction);
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => { part.open = true; }));
+addEventListener("beforeprint", () => document.querySelectorAll("details.board").forEach((part) => { part.open = true; }));

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
 
-from benchmarks.leaderboard.cards import Content, overall_card, question_card
+from benchmarks.leaderboard.cards import Content, overall_card, task_table
+from benchmarks.leaderboard.elements import kind_of, slug, words
+from benchmarks.leaderboard.questions import question_card
 from benchmarks.overall import Overall
 from benchmarks.standings import Board
 
@@ -17,11 +19,14 @@ def page(content: Content) -> str:
     colour = colours(content)
     cards = [
         *(overall_card(part, content, colour) for part in _by_suite(content.overall)),
-        *(question_card(list(part), content, colour) for _, part in groupby(content.boards, lambda b: b.question)),
+        *(task_card(list(part), content, colour) for _, part in groupby(content.boards, lambda b: b.question[:3])),
         method_card(),
     ]
     facts = "".join(f"<li><b>{count:,}</b>{escape(name)}</li>" for name, count in content.facts.items())
+    kept = f"{len(content.pictures)} of {len(content.pictures) + content.left_out} pictures are in this page"
+    kept += "; the others lie in the folders of results" if content.left_out else ""
     notes = " · ".join(f"{escape(name)} {escape(text)}" for name, text in content.provenance.items())
+    notes += f" · {kept}" if content.pictures or content.left_out else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -33,6 +38,17 @@ def page(content: Content) -> str:
         + "\n".join(cards)
         + f"\n</main>\n<footer>{notes}</footer>\n<script>\n{_part('js')}</script>\n</body>\n</html>\n"
     )
+
+
+def task_card(boards: Sequence[Board], content: Content, colour: Mapping[str, int]) -> str:
+    """Writes one task: the places of those that were asked it, then what is known of it on each data set."""
+    suite, protocol, task = boards[0].question[:3]
+    own = [order for order in content.tasks if (order.suite, order.protocol, order.task) == (suite, protocol, task)]
+    tables = "".join(task_table(order, content, colour) for order in own)
+    cards = "".join(question_card(list(part), content, colour) for _, part in groupby(boards, lambda b: b.question))
+    heading = escape(words(task).capitalize())
+    place = slug(f"{suite}-{protocol}-{task}")
+    return f'<section class="card" data-group id="{place}"><h2>{heading}</h2>{tables}{cards}</section>'
 
 
 def _part(ending: str) -> str:
@@ -72,6 +88,10 @@ def filters(boards: Sequence[Board]) -> str:
             fields.append(f"<label>{names.get(name, name)}{inner}</label>")
     if any(standing.contaminated for board in boards for standing in board.standings):
         fields.append('<label class="check"><input type="checkbox" name="clean">hide models trained on the set</label>')
+    if any(kind_of(standing.entrant) for board in boards for standing in board.standings):
+        fields.append(
+            '<label class="check"><input type="checkbox" name="models">hide trivial answers, controls</label>'
+        )
     return f'<form class="filters" hidden aria-label="Filters">{"".join(fields)}</form>'
 
 
@@ -84,7 +104,13 @@ METHOD = {
     "Rank": "By unrounded means; equal means share a rank. Beside it the 95 % interval of the rank over the "
     "bootstrap. First in: the share of samples in which no model is better. Stability: the mean of Kendall's tau.",
     "Overall": "Mean over tasks of the mean rank over data sets. The score is the mean of normalised metrics: shares "
-    "as they are, decibels divided by 40, others between the worst and the best model.",
+    "as they are, decibels divided by 40, others between the worst and the best model. A task that a model was not "
+    "asked counts with the last places and a score of 0, so that a specialist cannot lead here; the order of a task "
+    "holds only those that were asked it, and there specialists stand beside the others.",
+    "Trivial, control": "Trivial answers need no network: the query itself (identity), the target of the most similar "
+    "example (nearest), the mean target (mean). A control misleads a network on purpose: examples of another structure "
+    "(swapped), or examples whose image and target do not belong together (shuffled). One that follows its examples "
+    "falls far behind itself there.",
     "p vs first": "Paired permutation test on the means of patients by changes of sign, corrected by Holm's method "
     "over all pairs of a board.",
     "Missing": "Cases or draws that other models have answers for. They are charged the worst value of the metric, or "
