@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import mvg
+from mvg.files import check_folder
 from mvg.hub import locate
 from mvg.models.base import InContextModel
 from mvg.options import make_parser, parse
@@ -69,6 +70,7 @@ def export_file(
             raise ValueError(f"`{name}` must be at least 1, got {value}")
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; name another file, or add --overwrite to replace it")
+    check_folder(output.parent)
     folder = locate(weights)
     network = load(folder)
     if len(network.image_size) != 2:

@@ -13,6 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def check_folder(folder: Path) -> None:
+    """Checks, before any work, that files can be written into a folder, which need not exist yet.
+
+    Raises:
+        ValueError: If a file is in its place or above it, or the user may not write there.
+    """
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{folder}: {nearest} is a file, so no folder can be there; name another output")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: you may not write into {nearest}; name another output, or change its permissions")
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file so that, whatever happens, either the old or the whole new content is found.
 

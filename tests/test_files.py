@@ -4,7 +4,7 @@ import stat
 import pytest
 import torch
 
-from mvg.files import write_atomically, write_whole
+from mvg.files import check_folder, write_atomically, write_whole
 from mvg.weights import write_tensors
 
 WRITERS = {
@@ -30,6 +30,18 @@ def test_nothing_is_left_of_files_that_belong_together_if_one_cannot_be_written(
     with pytest.raises(OSError, match="folder"):
         write_whole({tmp_path / "a": b"new", tmp_path / "folder" / "b": b"new"})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_where_nothing_can_be_written_is_said_before_any_work(tmp_path, monkeypatch):
+    check_folder(tmp_path / "new" / "folder")
+    (tmp_path / "file").write_text("a file where a folder is wanted")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(ValueError, match=r"file is a file, .*; name another output"):
+            check_folder(folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(ValueError, match=r"you may not write into .*change its permissions"):
+        check_folder(tmp_path / "new" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_old_content_stays_if_writing_breaks_off(tmp_path):

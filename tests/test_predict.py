@@ -201,6 +201,8 @@ def volume():
         (None, ["--context-size", "0"], ["context_size"]),
         (None, ["--batch", "0"], ["batch"]),
         (None, ["--input", "queries/a.png", "--output", "out/a.jpg"], ["out/a.jpg", ".png"]),
+        (None, ["--output", "queries/a.png/out"], ["queries/a.png is a file", "another output"]),
+        (None, ["--output", "queries/a.png/out", "--dry-run"], ["queries/a.png is a file", "another output"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_and_nothing_is_written(folder, capsys, spoil, options, words):

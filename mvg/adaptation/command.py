@@ -14,6 +14,7 @@ from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, Method, save_adap
 from mvg.adaptation.training import RATES, STEPS, Outcome, Plan, Validation, adapt_to_cases
 from mvg.configuration import to_config
 from mvg.data.readers import SIZE_LIMIT
+from mvg.files import check_folder
 from mvg.options import make_parser, parse
 from mvg.prediction.context import find_pairs
 from mvg.prediction.default_weights import weights_for
@@ -161,8 +162,9 @@ def check_output(output: Path, overwrite: bool) -> None:
     """Checks that an adapter can be written, and that nothing else is replaced.
 
     Raises:
-        ValueError: If the folder exists and may not be replaced.
+        ValueError: If the folder exists and may not be replaced, or could not be written.
     """
+    check_folder(output.parent)
     if output.exists() and not overwrite:
         raise ValueError(f"{output}: it exists; name another output, or replace it with --overwrite")
     if output.exists() and not (output / FACTS).is_file():

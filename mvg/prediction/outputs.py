@@ -13,6 +13,7 @@ from typing import Any
 
 from mvg.data.dicom import find_series, fingerprint_series
 from mvg.data.readers import case_name, is_volume
+from mvg.files import check_folder
 from mvg.prediction.rasters import WRITABLE, images_in
 from mvg.prediction.scans import SCANS, is_scan, is_slice
 
@@ -57,7 +58,7 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool, form:
         form: Kind of file of the answers, such as "nii.gz"; "auto" follows the queries.
 
     Raises:
-        ValueError: If there is no query, or an output exists, or would replace a query.
+        ValueError: If there is no query, or an output exists, would replace a query, or could not be written.
     """
     if not source.exists():
         raise ValueError(f"{source}: there is no such image or folder; name the image to be answered")
@@ -67,6 +68,7 @@ def find_jobs(source: Path, output: Path, is_label: bool, overwrite: bool, form:
     if output.is_file() and not single:
         raise ValueError(f"{output}: this is a file, but the answers to a folder need a folder; name another output")
     answers = [output] if single else [output / answer_name(query, is_label, form) for query in queries]
+    check_folder(output.parent if single else output)
     jobs = [_job(query, answer) for query, answer in zip(queries, answers, strict=True)]
     read = {query.resolve() for query in queries}
     for job in jobs:
