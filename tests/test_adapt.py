@@ -27,6 +27,7 @@ from mvg.prediction.context import Example, find_pairs
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.slices import Slice
+from mvg.prediction.volume_predictor import VolumePredictor
 
 SIZE = (16, 16)
 
@@ -289,6 +290,15 @@ def test_windows_of_a_batch_are_all_whole_or_all_finer_and_show_what_is_asked(vo
     assert torch.equal(made[7].image, episodes[7].image)
     held = HeldOutEpisodes(CaseEpisodes(cases[1:], groups, tasks.Segmentation(), 1, 2, windows=windows), cases[:1])[0]
     assert held.image.shape[2:] == held.context_images.shape[3:] == (12, 12, 9)
+
+
+def test_python_takes_window_and_slices_of_an_adapter_as_the_command_does(volumes):
+    save_weights(SIZE)
+    adapt("--method", "head", "--steps", "1", "--validation", "none", "--window", "[0, 400]", "--slices", "coronal")
+    predictor = VolumePredictor.from_pretrained("weights", adapter="adapter")
+    assert (predictor.slices, predictor.rule.limits(np.zeros((2, 2, 2), np.float32), None)) == ("coronal", (0, 400))
+    given = VolumePredictor.from_pretrained("weights", adapter="adapter", window=(1, 2))
+    assert given.rule.limits(np.zeros((2, 2, 2), np.float32), None) == (1, 2)
 
 
 @pytest.mark.parametrize(("options", "axis"), [((), 1), (("--slices", "axial"), 2)])

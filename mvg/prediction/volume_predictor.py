@@ -114,8 +114,8 @@ class VolumePredictor(VolumeAnswerer):
         Args:
             folder: `<run>/weights` of a finished fit; by default the 2D weights that the installation ships.
             task: As in `Predictor.from_pretrained`.
-            window: Values of the volumes that become 0 and 1; by default by the rule that all sources of the training
-                state, or else by percentiles of each volume.
+            window: Values of the volumes that become 0 and 1; by default those of the adapter, if it was given some,
+                else by the rule that all sources of the training state, or else by percentiles of each volume.
             slices: As in the class; by default as in training, if all sources were cut along one axis.
             examples: As in the class.
             choice: As in the class.
@@ -123,9 +123,9 @@ class VolumePredictor(VolumeAnswerer):
         """
         folder = shipped("2d") if folder is None else folder
         predictor = Predictor.from_pretrained(folder, task, **options)
-        rule, target_rule = rules_for(folder, predictor.task, window)
-        axis, trim = stored_cut(weights.describe(folder).get("sources", {}))
         adapted = describe_adapter(options["adapter"]) if options.get("adapter") else {}
+        rule, target_rule = rules_for(folder, predictor.task, window or adapted.get("window"))
+        axis, trim = stored_cut(weights.describe(folder).get("sources", {}))
         return cls(
             predictor,
             slices or adapted.get("slices") or axis,
