@@ -78,6 +78,14 @@ def test_any_slice_stands_for_its_series_alone(tmp_path):
     assert np.allclose(sorted(scan.volume.spacing), [0.6, 0.8, 2.5])
 
 
+def test_segmentations_beside_a_series_are_no_scans(tmp_path):
+    write_series(tmp_path)
+    write_slice(
+        tmp_path / "seg.dcm", np.zeros((6, 5)), np.zeros(3), np.eye(3)[:2], series="7", Modality="SEG", NumberOfFrames=4
+    )
+    assert [len(series.slices) for series in find_series(tmp_path)] == [4]
+
+
 def test_double_slices_are_refused_by_name(tmp_path):
     write_series(tmp_path)
     first = find_series(tmp_path)[0].slices[1].path

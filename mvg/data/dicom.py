@@ -143,7 +143,7 @@ def is_dicom(path: Path) -> bool:
 def find_series(place: Path) -> list[Series]:
     """Finds the series in a folder and all folders below it, or the series that a file belongs to.
 
-    Files of other kinds, and DICOM files without pixels (reports, structures, directories), are left out.
+    Files of other kinds, DICOM files without pixels (reports, structures, directories), and segmentations are left out.
 
     Args:
         place: The folder or the file.
@@ -211,14 +211,14 @@ def _read(path: Path, tags: Sequence[str]) -> pydicom.FileDataset:
 
 
 def read_slice(path: Path) -> Slice | None:
-    """Reads the header of a file; None if it holds no pixels.
+    """Reads the header of a file; None if it holds no pixels, or a segmentation, which is no scan.
 
     Raises:
         ValueError: If it is damaged, holds several frames, or does not say where its pixels lie.
     """
     header = _read(path, _TAGS)
     try:
-        if "Rows" not in header or "Columns" not in header:
+        if "Rows" not in header or "Columns" not in header or header.get("Modality") == "SEG":
             return None
         if int(header.get("NumberOfFrames") or 1) != 1:
             raise ValueError(f"{path}: files of several frames are not read; export the series as single slices")
