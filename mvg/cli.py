@@ -204,7 +204,8 @@ def plain_errors(command: str, options: argparse.Namespace) -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(130)
     except SystemExit as error:
-        sys.exit(143 if type(error).__name__ == "SIGTERMException" else error.code)
+        stopped = isinstance(error.__context__, KeyboardInterrupt)  # Lightning turns Ctrl-C into status 1
+        sys.exit(130 if stopped else 143 if type(error).__name__ == "SIGTERMException" else error.code)
     except Exception as error:
         if options.traceback or not is_mendable(error, (*TRUSTED, *CHECKERS, *options.allow_class_path)):
             raise

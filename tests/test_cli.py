@@ -212,6 +212,29 @@ def test_traceback_is_shown_when_asked_for():
         main([*FIT, "--model.network.image_size=[33,32]", "--traceback"])
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def interrupted_in_lightning(*_):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def failed(*_):
+    sys.exit(1)
+
+
+@pytest.mark.parametrize(("work", "status"), [(interrupted, 130), (interrupted_in_lightning, 130), (failed, 1)])
+def test_an_interrupted_command_says_so_by_its_status(work, status, monkeypatch):
+    monkeypatch.setattr(cli, "run", work)
+    with pytest.raises(SystemExit) as stopped:
+        main(["adapt"])
+    assert stopped.value.code == status
+
+
 def test_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli, "run", lambda *_: [][0])
     with pytest.raises(IndexError):
