@@ -14,7 +14,7 @@ from mvg import cli, weights
 from mvg.cli import main
 from mvg.files import write_whole
 from mvg.prediction import outputs
-from mvg.prediction.context import PairFiles
+from mvg.prediction.context import PairFiles, find_pairs
 from mvg.prediction.preview import colour_of
 from mvg.prediction.retrieval import choose
 
@@ -236,3 +236,19 @@ def test_choice_is_seeded_sorted_and_of_the_wanted_number():
 def test_two_folders_make_a_context(folder):
     predict("--context", "context/images", "--targets", "context/labels", source="queries/a.png")
     assert "a.png" in written()
+
+
+def test_folders_of_nnunet_are_a_context_and_name_the_classes(folder):
+    Path("context/images").rename("imagesTr")
+    Path("context/labels").rename("labelsTr")
+    for path in Path("imagesTr").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_0000"))
+    Path("dataset.json").write_text('{"labels": {"background": 0, "whole": [1, 2], "core": 2}}')
+    predict("--context", "imagesTr", "--targets", "labelsTr", source="queries/a.png")
+    facts = json.loads(Path("out/a.json").read_text())
+    assert [entry["name"] for entry in facts["context"]] == ["case_0", "case_1"]
+    assert facts["names"] == {str(k): "core" if k == 2 else f"class {k}" for k in map(int, facts["names"])}
+    assert "2" in facts["names"]
+    Path("imagesTr/case_0_0000.tif").rename("imagesTr/case_0_0001.tif")
+    with pytest.raises(ValueError, match="have no partner"):
+        find_pairs(Path("imagesTr"), Path("labelsTr"))

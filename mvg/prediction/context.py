@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 TARGETS = ("targets", "labels")
 _SHOWN = 5
+_CHANNEL = "_0000"
+"""How nnU-Net ends the names of images of one channel."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
 
     Args:
         context: Folder that holds `images/` and `targets/` (or `labels/`); files of one name, extension aside, are a
-            pair.
+            pair, and so are NAME_0000 and NAME, as nnU-Net names them.
         targets: Folder of targets; `context` is then the folder of images.
 
     Raises:
@@ -59,6 +61,8 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
         if not folder.is_dir():
             raise ValueError(f"{folder}: the folder does not exist; a context needs `images/` and `targets/`")
     left, right = images_in(images), images_in(targets)
+    if not left.keys() & right.keys() and all(name.endswith(_CHANNEL) for name in left):
+        left = {name.removesuffix(_CHANNEL): path for name, path in left.items()}
     for found, other, folder in ((left, right, targets), (right, left, images)):
         if alone := sorted(found.keys() - other.keys()):
             names = ", ".join(found[name].name for name in alone[:_SHOWN])
@@ -69,21 +73,27 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
     return [PairFiles(name, left[name], right[name]) for name in sorted(left)]
 
 
-def read_names(context: Path) -> dict[int, str]:
-    """Reads the names of classes from `dataset.json` in a context, if there is one.
+def read_names(context: Path, targets: Path | None = None) -> dict[int, str]:
+    """Reads the names of classes from `dataset.json` in a context, or beside its two folders, if there is one.
 
-    Its `labels` are a mapping of names to numbers, or of numbers to names.
+    Its `labels` are a mapping of names to numbers, or of numbers to names. Regions of several classes, as nnU-Net
+    knows them, name none.
+
+    Args:
+        context: As in `find_pairs`.
+        targets: As in `find_pairs`.
 
     Raises:
         ValueError: If the file cannot be read.
     """
-    path = context / "dataset.json"
-    if not path.is_file():
+    places = [context / "dataset.json", *([context.parent / "dataset.json"] if targets else [])]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return {}
     try:
         labels = json.loads(path.read_text(encoding="utf-8")).get("labels", {})
         pairs = [(k, v) if str(k).isdigit() else (v, k) for k, v in labels.items()]
-        return {int(number): str(name) for number, name in pairs}
+        return {int(number): str(name) for number, name in pairs if not isinstance(number, list)}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: its `labels` must give each name a number ({error}); correct it") from error
 

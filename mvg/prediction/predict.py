@@ -93,8 +93,8 @@ def predict_files(
     """Answers images from files. Everything is checked before the first file is written.
 
     Args:
-        context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair.
-            Its `dataset.json`, if there is one, names the classes.
+        context: Folder with `images/` and `targets/` (or `labels/`): files of one name, extension aside, are a pair,
+            and so are NAME_0000 and NAME. Its `dataset.json`, if there is one, names the classes.
         input: An image (PNG, TIFF, JPEG, BMP or NPY) or a volume (NIfTI, MHA or NRRD), or a folder of either, or of
             DICOM series.
         output: Where the answers go: a file, or a folder. Beside each answer lies a description of it, NAME.json.
@@ -102,7 +102,8 @@ def predict_files(
             those that the installation ships for such inputs.
         task: Name of one of the tasks of the weights, or a class path such as tasks.Segmentation; may be left out
             where the weights know one task, or the adapter was made for one.
-        targets: Folder of the targets, where `context` is the folder of the images alone.
+        targets: Folder of the targets, where `context` is the folder of the images alone, such as `labelsTr` beside
+            `imagesTr`.
         adapter: Folder that `mvg adapt` wrote for these weights; its window and slices are taken where none are given.
         context_size: Largest number of examples to show to the network; for volumes, of slices for each class.
         choose: Which ones to show where there are more, for each query: at "random" or the "first", the same for all;
@@ -185,9 +186,9 @@ def predict_files(
         return
     common = describe(predictor, weights, task, adapter, chooser)
     if isinstance(predictor, Predictor):
-        answer_pictures(predictor, groups, common, read_names(context), preview)
+        answer_pictures(predictor, groups, common, read_names(context, targets), preview)
     else:
-        answer_volumes(predictor, groups, common, read_names(context), preview)
+        answer_volumes(predictor, groups, common, read_names(context, targets), preview)
     log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
 
 
