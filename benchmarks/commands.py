@@ -93,8 +93,8 @@ def run(
         case_list: List of cases, instead of the one that the suite names.
         tasks: Only these kinds of task, such as segmentation; for entrants that were made for them alone.
         precision: "bf16" computes in bfloat16 where PyTorch deems it safe: several times as fast on new processors.
-        scales: At which scales weights answer, as in mvg predict: "whole", "full" or "coarse-to-fine"; "auto" answers
-            label maps of 2D networks whole, all else from coarse to fine.
+        scales: At which scales weights answer, as in mvg predict: "whole", "full" or "coarse-to-fine"; "auto" takes the
+            last for networks for volumes, and for restoration by 2D networks; else these answer whole.
         pictures: Draw the best, the median and the worst case of every task of a data set.
 
     Raises:

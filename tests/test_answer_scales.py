@@ -37,10 +37,11 @@ class Told(Oracle):
     (2, tasks.Segmentation(), False, True),
     (2, tasks.Denoising(), False, False),
     (2, tasks.Denoising(), True, True),
+    (2, tasks.Synthesis(), False, True),
     (3, tasks.Segmentation(), False, False),
     (3, tasks.Denoising(), True, False),
 ])  # fmt: skip
-def test_what_is_painted_is_answered_in_windows_and_label_maps_whole(axes, task, adapted, whole):
+def test_what_restores_the_query_is_answered_in_windows_and_all_else_whole(axes, task, adapted, whole):
     assert (plan_of("auto", task, axes, adapted) is None) == whole
 
 

@@ -122,10 +122,11 @@ def predict_files(
         context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in
             looks, the same for every slice; those of the "same-position" along the slicing axis, or the "nearest" ones.
         scales: Whether an image is answered "whole", at the network's size and enlarged again (2D networks only), in
-            windows of "full" resolution, or in these led by coarser scales, "coarse-to-fine". "auto" answers label
-            maps of 2D networks whole, all else from coarse to fine.
+            windows of "full" resolution, or in these led by coarser scales, "coarse-to-fine". "auto" takes the last for
+            networks for volumes, and for 2D networks that restore the query; else these answer whole.
         context_windows: Which windows of examples are shown where windows are answered, one or several of "same-place"
-            (the default), "foreground" (where most is marked), "nearest" (what looks most alike) and "whole".
+            (the default for volumes), "foreground" (where most is shown, the default for images), "nearest" (what looks
+            most alike) and "whole".
         overlap: Share of a window that it has in common with the next one.
         focus: Finer scales are answered only in windows where the coarser label map somewhere exceeds this, such as
             0.1; 0 answers every window.
@@ -157,9 +158,10 @@ def predict_files(
     options: dict[str, Any] = {"folder": weights, "task": task, "adapter": adapter, "device": device, "seed": seed}
     options |= {"members": uncertainty, "precision": precision}
     axes = 3 if takes_volumes(weights) else 2
-    windows: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
-    windows["retrieval"] = retrieval_of(context_windows)
-    options["plan"] = plan_of(scales, choose_task(weights, task, adapter), axes, adapter is not None, **windows)
+    windows = retrieval_of(context_windows) if context_windows else None
+    rollout: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
+    asked = choose_task(weights, task, adapter)
+    options["plan"] = plan_of(scales, asked, axes, adapter is not None, windows, **rollout)
     if axes == 3:
         predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))

@@ -154,8 +154,8 @@ class Predictor:
             task: Name of one of its tasks, a class path, or a task; may be left out where the folder holds one task,
                 or the adapter was made for one.
             adapter: Folder that `mvg adapt` wrote for these weights.
-            scales: Makes the `plan` where none is given, see `mvg.prediction.scales.plan_of`: label maps are answered
-                whole, images in windows from coarse to fine.
+            scales: Makes the `plan` where none is given, see `mvg.prediction.scales.plan_of`: what restores the query
+                is answered in windows from coarse to fine, all else whole.
             **options: Arguments of the class; `aspect` is by default that of the training, `aspect` and `window` those
                 of the adapter where there is one.
         """

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from mvg.next_scale import NextScale
+from mvg.next_scale import Foreground, NextScale, Retrieval, SamePlace
 from mvg.task import Task
 
 Scales = Literal["auto", "whole", "full", "coarse-to-fine"]
 
 
-def plan_of(scales: Scales, task: Task, axes: int, adapted: bool = False, **options: Any) -> NextScale | None:
+def plan_of(
+    scales: Scales,
+    task: Task,
+    axes: int,
+    adapted: bool = False,
+    retrieval: Retrieval | None = None,
+    **options: Any,
+) -> NextScale | None:
     """Decides how a network answers images that are larger or smaller than its own.
 
     Args:
         scales: "whole" brings each image to the network's size, and the answer back; "full" answers windows of full
-            resolution, "coarse-to-fine" leads these by answers at coarser scales. "auto" takes for networks for volumes
-            "coarse-to-fine"; for 2D networks "whole" for label maps and where an adapter was trained, which sees whole
-            images, and else "coarse-to-fine", since what is painted at the network's size is blurred when it is
-            enlarged.
+            resolution, "coarse-to-fine" leads these by answers at coarser scales. "auto" takes "coarse-to-fine" for
+            networks for volumes, and for 2D networks that restore the query, as what is painted at the network's size
+            is blurred when it is enlarged; "whole" for all else that 2D networks are asked: label maps and synthesis,
+            and what an adapter was trained for, on whole images.
         task: What is asked.
         axes: Axes of the network's images, 2 or 3.
         adapted: An adapter changes the network.
+        retrieval: Which windows of the context are shown; by default those at the same place of volumes, and of images
+            those that show most, the same for all windows of a scale, so that they are read once.
         **options: Other arguments of `NextScale`.
 
     Returns:
@@ -33,12 +42,14 @@ def plan_of(scales: Scales, task: Task, axes: int, adapted: bool = False, **opti
     if scales not in get_args(Scales):
         raise ValueError(f"`scales` must be one of {', '.join(get_args(Scales))}, got {scales!r}")
     if scales == "auto":
-        scales = "whole" if axes == 2 and (task.is_label or adapted) else "coarse-to-fine"
+        restores = task.keeps_units and not task.is_label
+        scales = "whole" if axes == 2 and (adapted or not restores) else "coarse-to-fine"
     if scales == "whole":
         if axes == 3:
             raise ValueError("networks for volumes answer in windows, not `whole`; choose full or coarse-to-fine")
         return None
-    plan = NextScale(scales == "full", **options)
+    windows = retrieval or (Foreground() if axes == 2 else SamePlace())
+    plan = NextScale(scales == "full", retrieval=windows, **options)
     check_plan(plan, task)
     return plan
 
