@@ -238,8 +238,13 @@ def same_grid(first: Volume, second: Volume) -> bool:
     """Tells whether two volumes share shape and place, to a twentieth of a voxel at every corner."""
     if first.values.shape != second.values.shape:
         return False
+    return corner_distance(first, second) < 0.05 * min(first.spacing)
+
+
+def corner_distance(first: Volume, second: Volume) -> float:
+    """Largest distance between corners of the same indices, in mm along one axis, for two volumes of one shape."""
     corners = _corners(np.array(first.values.shape, dtype=np.float64))
-    return bool(np.abs(corners @ (first.affine - second.affine).T).max() < 0.05 * min(first.spacing))
+    return float(np.abs(corners @ (first.affine - second.affine).T).max())
 
 
 def resample(volume: Volume, onto: Volume, labels: bool = False) -> tuple[Volume, NDArray[np.bool_]]:

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _VOLUME_FORMS = tuple(kind[1:] for kind in SCANS)
 _PICTURE_FORMS = tuple(kind[1:] for kind in WRITABLE)
+BESIDE = (".preview", ".uncertainty")
+"""What the names of files beside an answer end in, extension aside."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def _job(query: Path, answer: Path) -> Job:
     name = case_name(answer)
     suffix = next((kind for kind in SCANS if answer.name.lower().endswith(kind)), None)
     doubt = suffix or (".nii.gz" if is_scan(query) else ".tif")
-    beside = [answer.with_name(name + end) for end in (".json", ".preview.png", f".uncertainty{doubt}")]
+    preview, uncertainty = BESIDE
+    beside = [answer.with_name(name + end) for end in (".json", f"{preview}.png", f"{uncertainty}{doubt}")]
     return Job(query, answer, *beside)
 
 

@@ -228,14 +228,19 @@ def encode(values: NDArray[Any], suffix: str) -> bytes:
     return stream.getvalue()
 
 
-def images_in(folder: Path) -> dict[str, Path]:
+def images_in(folder: Path, without: tuple[str, ...] = ()) -> dict[str, Path]:
     """Lists the 2D images, or the volumes, of a folder by their name without extension, or else its DICOM series.
+
+    Args:
+        folder: The folder.
+        without: Endings of names, extension aside, that are left out.
 
     Raises:
         ValueError: If there are none, or both, or two of one name.
     """
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     files = [path for path in files if (is_scan(path) or path.suffix.lower() in READABLE) and not is_slice(path)]
+    files = [path for path in files if not case_name(path).endswith(without)]
     found: dict[str, Path] = {}
     for path in files:
         name = case_name(path)
