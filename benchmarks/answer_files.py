@@ -178,7 +178,7 @@ def read_file(path: Path, labels: bool, size_limit: int = SIZE_LIMIT) -> Volume 
     return read_scan_values(path) if is_scan(path) else read_raster(path, labels=labels, size_limit=size_limit)
 
 
-def read_labels(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[Volume | Raster, NDArray[np.int64]]:
+def read_labels(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[Volume | Raster, NDArray[np.integer[Any]]]:
     """Reads a label map, and its class indices `(*S)`.
 
     Raises:
@@ -188,7 +188,7 @@ def read_labels(path: Path, size_limit: int = SIZE_LIMIT) -> tuple[Volume | Rast
     if isinstance(read, Raster):
         return read, label_map(read).numpy()
     check_labels(read.values, path, frozenset())
-    return read, read.values.astype(np.int64)
+    return read, read.values.astype(np.uint16)
 
 
 def check_image(path: Path, values: NDArray[Any]) -> None:

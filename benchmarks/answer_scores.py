@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,7 +159,7 @@ def _score_maps(cases: Sequence[Case], question: Question) -> Iterator[Score]:
         yield from _score_map(case, question, classes, white)
 
 
-def _read_maps(case: Case, size_limit: int) -> dict[str, tuple[Volume | Raster, NDArray[np.int64]]]:
+def _read_maps(case: Case, size_limit: int) -> dict[str, tuple[Volume | Raster, NDArray[np.integer[Any]]]]:
     """Reads target and answer of a case, where there is one, and checks that they share a grid."""
     read = {"target": read_labels(case.target, size_limit)}
     if case.answer is not None:
@@ -170,7 +171,7 @@ def _read_maps(case: Case, size_limit: int) -> dict[str, tuple[Volume | Raster, 
 def _score_map(case: Case, question: Question, classes: Sequence[int], white: Iterable[str]) -> Iterator[Score]:
     read = _read_maps(case, question.size_limit)
     grid = read["target"][0]
-    maps = {side: (labels > 0).astype(np.int64) if side in white else labels for side, (_, labels) in read.items()}
+    maps = {side: (labels > 0).astype(np.uint8) if side in white else labels for side, (_, labels) in read.items()}
     blank = replace(question.blank(case), tolerance=question.tolerance)
     spacing, length = _scale(grid)
     for label in classes:

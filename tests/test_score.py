@@ -92,6 +92,7 @@ def values(*options, entrant="answers"):
 
 def refused(capsys, *options):
     """Runs the command, which must refuse in one sentence and write nothing; returns the sentence."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["score", "--predictions", "answers", "--targets", "truth", "--output", "s.csv", *options])
     said = capsys.readouterr()
@@ -366,7 +367,7 @@ def many():
         (other_suffix, (), "no picture, no volume"),
         (broken, (), "1 voxels are NaN"),
         (fractions, (), "whole numbers"),
-        (truncated, (), "truncated"),
+        (truncated, (), "damaged"),
         (many, (), "--task denoising"),
         (None, ("--task", "denoising"), "those of a label map"),
         (None, ("--task", "magic"), "no task 'magic'; choose one of artefact_removal"),
