@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def _read_maps(case: Case, size_limit: int) -> dict[str, tuple[Volume | Raster, 
     return read
 
 
-def _score_map(case: Case, question: Question, classes: Sequence[int], white: Iterable[str]) -> Iterator[Score]:
+def _score_map(case: Case, question: Question, classes: Sequence[int], white: Collection[str]) -> Iterator[Score]:
     read = _read_maps(case, question.size_limit)
     grid = read["target"][0]
     maps = {side: (labels > 0).astype(np.uint8) if side in white else labels for side, (_, labels) in read.items()}

@@ -138,10 +138,13 @@ def summarise(scores: Sequence[Score]) -> list[Summary]:
 
 def _summary(part: Sequence[Score], structure: str) -> Summary:
     known, case = np.unique([each.case for each in part], return_inverse=True)
-    label = np.array([each.label for each in part])
+    value = np.array([[each.value] for each in part], dtype=np.float64)
+    label = np.array([each.label for each in part], dtype=np.int64)
     counts = np.concatenate([np.ones((1, len(known))), resample(len(known), DRAWS, np.random.default_rng(0))])
-    means = clustered_means(np.array([[each.value] for each in part]), case, label, counts)
-    low, high = (float(end[0]) for end in interval(means[1:])) if len(known) > 1 else (math.nan, math.nan)
+    means = clustered_means(value, case.astype(np.int64), label, counts)
+    low, high = (math.nan, math.nan)
+    if len(known) > 1:
+        low, high = (float(end[0]) for end in interval(means[1:]))
     failures = sum(bool(each.failure) for each in part)
     first = part[0]
     mean = float(means[0, 0])

@@ -109,7 +109,7 @@ def example(
             _write(work / target_folder, number, target)
     named = f" --weights {weights}" if weights else ""
     log.info(
-        "%d examples and %d scans are in %s. Answer the scans, and score the answers, by\n\n    mvg predict%s --task %s "
+        "%d examples and %d scans are in %s. Answer them, and score the answers, by\n\n    mvg predict%s --task %s "
         "--context %s --input %s --output %s --preview\n    mvg score --predictions %s --targets %s\n",
         *(examples, scans, output, named, task, output / "context", output / "scans", output / "answers"),
         *(output / "answers", output / "truth"),
