@@ -34,6 +34,7 @@ ROUNDING = 1 / 512
 """Share of the data range by which an image may differ from another that was stored with 8 bits."""
 MANY = 200
 """Classes that are scored unless they are named; more are mostly an image, taken for a label map."""
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,17 +147,26 @@ def _score_maps(cases: Sequence[Case], question: Question) -> Iterator[Score]:
     white = {side for side, classes in found.items() if classes == {255}}
     if white:
         log.info("The %ss hold 0 and 255 only: 255 is read as class 1", "s and the ".join(sorted(white)))
-    shown = set[int]().union(*({1} if side in white else classes for side, classes in found.items()))
-    classes = question.classes or tuple(sorted(shown))
-    if not classes:
-        raise ValueError(f"{cases[0].target}: neither targets nor answers show any class, only 0; nothing is scored")
-    if not question.classes and len(classes) > MANY:
-        raise ValueError(
-            f"{cases[0].target} and the other files show {len(classes)} classes; if they are images, say so with a "
-            "task, such as --task denoising, else name the classes with --classes"
-        )
+    true, painted = ({1} if side in white else classes for side, classes in found.items())
+    classes = question.classes or _choose(true, painted, cases[0].target)
     for case in cases:
         yield from _score_map(case, question, classes, white)
+
+
+def _choose(true: Collection[int], painted: Collection[int], target: Path) -> tuple[int, ...]:
+    """Takes all classes that a target or an answer shows."""
+    classes = tuple(sorted({*true, *painted}))
+    if not classes:
+        raise ValueError(f"{target}: neither targets nor answers show any class, only 0; nothing is scored")
+    if len(classes) > MANY:
+        raise ValueError(
+            f"{target} and the other files show {len(classes)} classes; if they are images, say so with a task, such "
+            "as --task denoising, else name the classes with --classes"
+        )
+    if absent := sorted({*true} - {*painted}):
+        shown = f"{', '.join(map(str, absent[:_SHOWN]))}{', ...' if len(absent) > _SHOWN else ''}"
+        log.warning("No answer shows class %s: all of it counts as missed, unless --classes leaves it out", shown)
+    return classes
 
 
 def _read_maps(case: Case, size_limit: int) -> dict[str, tuple[Volume | Raster, NDArray[np.integer[Any]]]]:

@@ -272,6 +272,15 @@ def test_tolerance_and_classes_are_those_asked_for():
     assert all(strict[name, 2, "nsd"] < loose[name, 2, "nsd"] == 1 for name in CASES)
 
 
+def test_class_that_no_answer_shows_is_told_and_counts(caplog):
+    write_maps()
+    for number, name in enumerate(CASES):
+        volume(f"answers/{name}.nii.gz", (maps(number)[1] == 1).astype(np.uint8))
+    assert {row["failure"] for row in rows() if row["label"] == "2"} == {"missed"}
+    assert "No answer shows class 2" in caplog.text
+    assert {key[1] for key in values("--classes", "[1]")} == {1}
+
+
 @pytest.mark.parametrize("place", ["truth/dataset.json", "dataset.json", "answers/a.json"])
 def test_classes_are_named(place):
     write_maps()
