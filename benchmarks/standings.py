@@ -145,8 +145,9 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     if not records:
         raise ValueError("there are no records to rank; run `mvg benchmark run` first")
     frame = pd.DataFrame([asdict(record) for record in records])
-    for name in ("unseen", "trained_on"):
-        frame[name] = [";".join(sorted(words)) for words in frame[name]]
+    frame["trained_on"] = [";".join(sorted(words)) for words in frame["trained_on"]]
+    # whether an entrant saw the data set is its own matter, told by `trained_on`; all share the board
+    frame["unseen"] = [";".join(sorted({*words} - {"dataset"})) for words in frame["unseen"]]
     key = [*_BOARD, *_UNIT, "entrant", "shot", "draw"]
     frame = frame.sort_values([*key, "value"], kind="stable", ignore_index=True)
     if (double := frame.duplicated([name for name in key if name not in ("unseen", "patient")])).any():

@@ -213,6 +213,12 @@ class TestBoards:
         with pytest.raises(ValueError, match=said):
             to_frame([record(), replace(record(), **change)])
 
+    def test_one_board_holds_those_who_saw_the_data_set_and_those_who_did_not(self):
+        records = [record("a", unseen=("dataset", "organ")), record("b", unseen=("organ",))]
+        (board,) = boards(records, samples=2)
+        assert board.unseen == "organ"
+        assert len(board.standings) == 2
+
     def test_protocols_and_unseen_groups_are_never_mixed(self):
         records = [record("a"), record("b", protocol="2"), record("a", 1, unseen=("centre",))]
         assert [len(found.standings) for found in boards(records, 10)] == [1, 1, 1]
