@@ -166,6 +166,14 @@ def test_values_come_back_to_the_bit_in_their_own_units(kind):
     assert np.array_equal(answer.image, query)
 
 
+@pytest.mark.parametrize(("largest", "said"), [(4000, "`window` [0, 4095]"), (40000, "")])
+def test_dark_pictures_of_16_bits_are_told(largest, said, caplog):
+    picture = np.linspace(0, largest, 32 * 32).reshape(SIZE).astype(np.uint16)
+    Predictor(Copy(), tasks.Denoising()).set_context([picture], [picture])
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
 def test_values_come_back_at_another_size():
     query = np.outer(np.linspace(1000, 60000, 75), np.linspace(0.2, 1, 41)).astype(np.uint16)
     predictor = Predictor(Copy(image_size=(64, 64)), tasks.Inpainting())

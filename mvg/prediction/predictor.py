@@ -26,7 +26,7 @@ from mvg.prediction.answers import Prediction, Units, finish, units_of
 from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.prediction.precision import Precision, find_device, in_precision
-from mvg.prediction.rasters import Raster, Source, limits, read_raster, to_tensor
+from mvg.prediction.rasters import Raster, Source, dark_range, limits, read_raster, to_tensor
 from mvg.prediction.scales import Scales, check_plan, plan_of
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
@@ -196,6 +196,11 @@ class Predictor:
         """
         left, right = read_context(images, targets, self.task.is_label, self.size_limit)
         channels = len(left[0].values)
+        if self.window is None and (largest := dark_range(left)) is not None:
+            log.warning(
+                "the context images reach %d only, nearly black to the network; name their range, such as `window` [0, %d]",
+                largest, 2 ** largest.bit_length() - 1,
+            )  # fmt: skip
         shown = [self._to_image(raster, channels) for raster in left]
         if self.task.is_label:
             return Pairs(shown, label_maps(right), channels)
