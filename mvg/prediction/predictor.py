@@ -198,7 +198,7 @@ class Predictor:
         channels = len(left[0].values)
         if self.window is None and (largest := dark_range(left)) is not None:
             log.warning(
-                "the context images reach %d only, nearly black to the network; name their range, such as `window` [0, %d]",
+                "the context images reach %d only, nearly black to the network; name a range, such as `window` [0, %d]",
                 largest, 2 ** largest.bit_length() - 1,
             )  # fmt: skip
         shown = [self._to_image(raster, channels) for raster in left]
