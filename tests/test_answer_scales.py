@@ -54,6 +54,17 @@ def test_windows_keep_every_pixel(size, scales):
     assert np.array_equal(predictor(query).image, query)
 
 
+def test_large_images_are_answered_at_four_times_the_networks_size_and_enlarged():
+    query = np.add.outer(np.arange(300), np.arange(280)).astype(np.uint16) * 100
+    task, asked = tasks.Denoising(), []
+    network = Copy()
+    network.answer = lambda image, *_: asked.append(len(image)) or image
+    predictor = Predictor(network, task, plan=plan_of("coarse-to-fine", task, 2, batch=4))
+    predictor.set_context([query], [query])
+    assert np.abs(predictor(query).image.astype(float) - query)[4:-4, 4:-4].max() < 200
+    assert sum(asked) < 60
+
+
 def test_whole_images_are_blurred():
     query = noise(75, 41)
     predictor = Predictor(Copy(), tasks.Denoising())

@@ -335,3 +335,14 @@ def test_what_looks_alike_is_found_wherever_it_lies():
 def test_several_rules_show_each_window_once():
     shown = Pyramid(volume(WINDOW), WINDOW, mask(WINDOW))
     assert len(Several([SamePlace(), Whole()]).choose(asked(volume(WINDOW), (0, 0, 0), WINDOW), [shown])) == 1
+
+
+def test_a_limit_ends_before_full_resolution_and_enlarges():
+    network, image = Told(), torch.rand(1, 40, 33, 35)
+    plan, whole = NextScale(limit=1), NextScale()
+    context = plan.read(network, [Pair(image, image)])
+    sizes = [scale.level.size for scale in plan.scales(network, image, context)]
+    assert sizes == [scale.level.size for scale in whole.scales(network, image, context)][:1]
+    assert plan(network, image, context).shape == image.shape
+    with pytest.raises(ValueError, match="`limit` must be at least 1"):
+        NextScale(limit=0)

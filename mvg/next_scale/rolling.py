@@ -53,6 +53,8 @@ class NextScale(metaclass=Configurable):
         largest: Reduce targets of the context by their largest instead of their mean value.
         focus: Answer finer scales only in windows where the coarser answer, enlarged, somewhere exceeds this; elsewhere
             that answer stays. For label maps, in [0, 1); 0 answers every window.
+        limit: Number of scales at most, the coarsest first; where a volume has more, the last answer is enlarged to
+            full resolution. None for all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -67,7 +69,10 @@ class NextScale(metaclass=Configurable):
         retrieval: Retrieval | None = None,
         largest: bool = False,
         focus: float = 0.0,
+        limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            raise ValueError(f"`limit` must be at least 1, or null for all scales, got {limit}")
         if not 0 <= focus < 1:
             raise ValueError(f"`focus` must be in [0, 1), got {focus}")
         if not 0 <= overlap < 1:
@@ -78,6 +83,12 @@ class NextScale(metaclass=Configurable):
             raise ValueError(f"`blend` must be gaussian or constant, got {blend!r}")
         self.single, self.overlap, self.blend, self.batch = single, overlap, blend, batch
         self.retrieval, self.largest, self.focus = retrieval or SamePlace(), largest, focus
+        self.limit = limit
+
+    def levels(self, query: Sequence[Level]) -> Sequence[Level]:
+        """Returns the scales of a volume that are answered, coarse to fine."""
+        held = query[: self.limit]
+        return held[-1:] if self.single else held
 
     def read(
         self, network: InContextModel, pairs: Sequence[Pair], spacings: Sequence[Sequence[float]] | None = None
@@ -109,7 +120,10 @@ class NextScale(metaclass=Configurable):
     ) -> Tensor:
         """Answers one volume; see `scales`. Returns the answer at full resolution, `(C_out, *S)`."""
         *_, last = self.scales(network, image, context, spacing)
-        return last.painted
+        level = last.level
+        if level.size == level.shape:
+            return last.painted
+        return enlarge(last.painted, level.shape, (0,) * len(level.shape), level.shape)
 
     @torch.inference_mode()
     def scales(
@@ -128,7 +142,7 @@ class NextScale(metaclass=Configurable):
             spacing: Size of its voxels, if those of the context are known.
 
         Yields:
-            The answers, coarse to fine; the last one is at full resolution.
+            The answers, coarse to fine; the last one is at full resolution, unless `limit` ends before.
 
         Raises:
             ValueError: If the image or the context does not fit the network.
@@ -169,8 +183,9 @@ class NextScale(metaclass=Configurable):
         if wrong := [count for count, _ in runs if not 1 <= count <= len(context)]:
             raise ValueError(f"a run must be after 1 to {len(context)} pairs, as many as there are, got {wrong[0]}")
         before: list[Tensor | None] = [None] * len(runs)
-        for number, level in enumerate(query.levels):
-            due = [k for k, (_, single) in enumerate(runs) if not single or level is query.levels[-1]]
+        held = query.levels[: self.limit]
+        for number, level in enumerate(held):
+            due = [k for k, (_, single) in enumerate(runs) if not single or level is held[-1]]
             painted: list[Tensor | None] = [None] * len(runs)
             if due:
                 asked = [(runs[k][0], before[k]) for k in due]

@@ -145,8 +145,8 @@ def _describe_windows(predictor: Predictor | ScalePredictor, size: Sequence[int]
     plan = predictor.plan
     if plan is None:
         return "", 1
-    found = levels(size, predictor.network.image_size)
-    windows = [windows_of(level, plan.overlap) for level in (found[-1:] if plan.single else found)]
+    scales = plan.levels(levels(size, predictor.network.image_size))
+    windows = [windows_of(level, plan.overlap) for level in scales]
     return f", windows from coarse to fine: {', '.join(map(str, windows))}", sum(windows)
 
 

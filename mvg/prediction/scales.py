@@ -8,6 +8,8 @@ from mvg.next_scale import Foreground, NextScale, Retrieval, SamePlace
 from mvg.task import Task
 
 Scales = Literal["auto", "whole", "full", "coarse-to-fine"]
+LIMIT = 3
+"""Scales of images at most, from coarse to fine: finer windows show too little for networks of whole images."""
 
 
 def plan_of(
@@ -22,10 +24,11 @@ def plan_of(
 
     Args:
         scales: "whole" brings each image to the network's size, and the answer back; "full" answers windows of full
-            resolution, "coarse-to-fine" leads these by answers at coarser scales. "auto" takes "coarse-to-fine" for
-            networks for volumes, and for 2D networks that restore the query, as what is painted at the network's size
-            is blurred when it is enlarged; "whole" for all else that 2D networks are asked: label maps and synthesis,
-            and what an adapter was trained for, on whole images.
+            resolution, "coarse-to-fine" windows of all scales, each led by the coarser answer; of 2D networks of three
+            scales at most, up to four times their size, from which larger images are enlarged. "auto" takes
+            "coarse-to-fine" for networks for volumes, and for 2D networks that restore the query, as what is painted at
+            the network's size is blurred when it is enlarged; "whole" for all else that 2D networks are asked: label
+            maps and synthesis, and what an adapter was trained for, on whole images.
         task: What is asked.
         axes: Axes of the network's images, 2 or 3.
         adapted: An adapter changes the network.
@@ -49,7 +52,8 @@ def plan_of(
             raise ValueError("networks for volumes answer in windows, not `whole`; choose full or coarse-to-fine")
         return None
     windows = retrieval or (Foreground() if axes == 2 else SamePlace())
-    plan = NextScale(scales == "full", retrieval=windows, **options)
+    limit = LIMIT if axes == 2 and scales == "coarse-to-fine" else None
+    plan = NextScale(scales == "full", retrieval=windows, limit=limit, **options)
     check_plan(plan, task)
     return plan
 
