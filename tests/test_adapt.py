@@ -127,7 +127,8 @@ def test_one_case_cannot_be_left_out():
 
 
 def test_the_best_step_is_that_of_the_mean_curve():
-    facts = judge("leave-one-out", tasks.Segmentation(), [[(0, 0.1), (5, 0.9), (9, 0.2)], [(0, 0.3), (5, 0.1)]], [1, 1])
+    curves = [[(0, 0.1), (5, 0.9), (9, 0.2)], [(0, 0.3), (5, 0.1)]]
+    facts = judge("leave-one-out", tasks.Segmentation(), "dice", curves, [1, 1])
     assert (facts["best_step"], facts["before"], facts["after"]) == (5, 0.2, 0.5)
 
 
@@ -212,6 +213,14 @@ def test_few_cases_choose_their_validation(folder, number, how):
     assert (facts["cases"], facts["validation"]["how"]) == (number, how)
     assert Path("adapter", ADAPTER).stat().st_size < 10_000
     assert Predictor.from_pretrained("weights", adapter="adapter").task.is_label
+
+
+def test_holes_that_files_do_not_state_are_scored_over_the_whole_image(folder):
+    keep(3)
+    for path in Path("context/labels").iterdir():
+        path.write_bytes((Path("context/images") / path.name).read_bytes())
+    adapt("--task", "inpainting", "--method", "head")
+    assert describe_adapter("adapter")["validation"]["metric"] == "psnr"
 
 
 def test_the_same_command_gives_the_same_adapter(folder):

@@ -97,6 +97,7 @@ class Outcome:
         curve: Score at each validation, ascending steps; empty without held-out cases.
         base: Fingerprint of the network before.
         network: The prepared network.
+        metric: Name of the score; "" without held-out cases.
     """
 
     state: dict[str, Tensor]
@@ -104,6 +105,7 @@ class Outcome:
     curve: Curve
     base: str
     network: InContextModel
+    metric: str = ""
 
 
 # ---------------------------------------------------------------------- training
@@ -146,13 +148,14 @@ def adapt_to_cases(
         return train(network, task, cases, [], groups, plan), {"how": "none"}
     if how == "held-out":
         outcome = train(network, task, *folds[0], groups, plan)
-        return outcome, judge(how, task, [outcome.curve], [len(held) for _, held in folds])
+        return outcome, judge(how, task, outcome.metric, [outcome.curve], [len(held) for _, held in folds])
     share = replace(plan, minutes=plan.minutes and plan.minutes / (len(folds) + 1), patience=_ENDLESS)
-    curves = []
+    outcomes = []
     for number, (left, held) in enumerate(folds, 1):
         log.info("Training %d of %d, without %s", number, len(folds) + 1, ", ".join(case.name for case in held))
-        curves.append(train(network, task, left, held, groups, share).curve)
-    facts = judge(how, task, curves, [len(held) for _, held in folds])
+        outcomes.append(train(network, task, left, held, groups, share))
+    curves = [outcome.curve for outcome in outcomes]
+    facts = judge(how, task, outcomes[0].metric, curves, [len(held) for _, held in folds])
     return train(network, task, cases, [], groups, share, facts["best_step"]), facts
 
 
@@ -187,15 +190,15 @@ def divide(
     return validation, folds if validation == "leave-one-out" else folds[:1]
 
 
-def judge(how: str, task: Task, curves: Sequence[Curve], held: Sequence[int]) -> dict[str, Any]:
+def judge(how: str, task: Task, metric: str, curves: Sequence[Curve], held: Sequence[int]) -> dict[str, Any]:
     """Averages the curves of all trainings over the steps that all have reached, and finds the best step."""
     steps = sorted(set.intersection(*(set(dict(curve)) for curve in curves)))
     mean = [(step, float(np.mean([dict(curve)[step] for curve in curves]))) for step in steps]
-    best, score = max(mean, key=lambda point: point[1] if task.metrics[task.primary] else -point[1])
+    best, score = max(mean, key=lambda point: point[1] if task.metrics[metric] else -point[1])
     return {
         "how": how,
         "held_out": sum(held),
-        "metric": task.primary,
+        "metric": metric,
         "before": mean[0][1],
         "after": score,
         "best_step": best,
@@ -249,7 +252,7 @@ def train(
             trainer.validate(module, data, verbose=False)
         trainer.fit(module, datamodule=data)
     if best.state is not None:
-        return Outcome(best.state, best.step, best.curve, module.base, module.network)
+        return Outcome(best.state, best.step, best.curve, module.base, module.network, best.metric)
     return Outcome(changed(module.network), trainer.global_step, [], module.base, module.network)
 
 
@@ -296,16 +299,18 @@ class KeepBest(pl.Callback):
     """Keeps the score of every validation, and a copy of what was trained at the best one.
 
     Attributes:
+        metric: Name of the score: the primary metric of the task, or its first one that the cases define, as files do
+            not say where the hole of an inpainting is.
         curve: Steps and score of each validation.
         state: What was trained at the best one; None before the first.
         step: Steps until then.
 
     Args:
-        task: Its primary metric is the score.
+        task: Its metrics are the scores.
     """
 
     def __init__(self, task: Task) -> None:
-        self.metric, self.sign = task.primary, 1 if task.metrics[task.primary] else -1
+        self.task, self.metric = task, ""
         self.curve: Curve = []
         self.state: dict[str, Tensor] | None = None
         self.step = 0
@@ -316,16 +321,20 @@ class KeepBest(pl.Callback):
         Raises:
             ValueError: If the task does not score such cases.
         """
-        score = float(trainer.callback_metrics[f"val/{NAME}/{self.metric}"])
-        if math.isnan(score):
-            raise ValueError(f"{self.metric} is not defined for the held-out cases; set `validation` to none")
+        known = trainer.callback_metrics
+        scores = {name: float(known.get(f"val/{NAME}/{name}", math.nan)) for name in self.task.metrics}
+        names = [self.metric] if self.metric else [self.task.primary, *self.task.metrics]
+        self.metric = next((name for name in names if not math.isnan(scores[name])), "")
+        if not self.metric:
+            raise ValueError(f"{names[0]} is not defined for the held-out cases; set `validation` to none")
+        score = scores[self.metric]
         log.info("step %d: %s %.4f", trainer.global_step, self.metric, score)
-        if self.state is None or self.sign * score > self.sign * max(self.curve, key=self._rank)[1]:
+        if self.state is None or self._rank((0, score)) > max(map(self._rank, self.curve)):
             self.state, self.step = changed(pl_module.network), trainer.global_step  # type: ignore[arg-type]
         self.curve.append((trainer.global_step, score))
 
     def _rank(self, point: tuple[int, float]) -> float:
-        return self.sign * point[1]
+        return point[1] if self.task.metrics[self.metric] else -point[1]
 
 
 class StopAt(pl.Callback):
