@@ -153,9 +153,19 @@ def test_wrong_arguments_are_named(options, said):
         TeacherForcing(**options)
 
 
-def test_own_windows_and_a_crop_exclude_each_other():
+def test_a_crop_needs_whole_images():
     with pytest.raises(ValueError, match="set `crop` to null"):
-        dataset(crop=(0.5, 1.0))
+        dataset(TeacherForcing(single=True), crop=(0.5, 1.0))
+
+
+def test_with_a_crop_the_first_level_is_that_of_whole_images():
+    mixed, alone = dataset(TeacherForcing(first=0.5), crop=(0.5, 1.0)), dataset(next_scale=None, crop=(0.5, 1.0))
+    for index in range(0, 24, 2):
+        episode, whole = mixed[index], alone[index]
+        assert (episode.coarse is None) == (not mixed.is_fine(index))
+        assert torch.equal(episode.image, whole.image) == (not mixed.is_fine(index))
+    shown = dataset(crop=(0.5, 1.0), split="val")[0], dataset(next_scale=None, crop=(0.5, 1.0), split="val")[0]
+    assert torch.equal(*(episode.image for episode in shown))
 
 
 # ---------------------------------------------------------------- training

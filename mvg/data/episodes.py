@@ -95,7 +95,8 @@ class EpisodeDataset(Dataset[Episode]):
         cohort_block: Consecutive training episodes that share one draw of the cohort, so that its subjects are read
             less often; their tasks, specs and items still differ. 1 draws a cohort for each episode.
         remembered: Subjects that each process keeps in memory.
-        next_scale: Train windows of all levels, coarse to fine, instead of whole images or a `crop` of them.
+        next_scale: Train windows of all levels, coarse to fine. With `crop`, the first level is whole images as without
+            it, small ones enlarged; else it is that of the volumes.
         ranks: Processes that train together; their batches of one step share the number of context pairs.
         quarantine: What becomes of cases that cannot be read; by default the first one is an error.
         flat_size: Size of the images of sources of two axes, beside volumes; a batch then holds images of one size.
@@ -142,8 +143,11 @@ class EpisodeDataset(Dataset[Episode]):
         if next_scale is not None and next_scale.whole is not None and split != "train":
             self.image_size, self.next_scale = next_scale.whole, None
         self.sizes = {len(size): tuple(size) for size in (self.image_size, flat_size or self.image_size)}
-        if next_scale is not None and crop is not None:
-            raise ValueError(f"`next_scale` cuts windows of its own; set `crop` to null, got {list(crop)}")
+        if next_scale is not None and next_scale.single and crop is not None:
+            raise ValueError(
+                f"`crop` is for whole images, and `next_scale` trains none if it is `single`; set `crop` to null, "
+                f"got {list(crop)}"
+            )
         for name in (split, context_split or split):
             if name not in SPLITS:
                 raise ValueError(f"a split must be one of {SPLITS}, got {name!r}")
@@ -312,7 +316,7 @@ class EpisodeDataset(Dataset[Episode]):
         keys = (plan.spec["query"], *(plan.spec["context"] for _ in plan.items[1:]))
         read = [self.read(plan.source, item) for item in plan.items]
         step: tuple[float, ...] = ()
-        if self.next_scale is not None:
+        if self.next_scale is not None and (plan.fine or self.crop is None):
             anchors = [find_anchor(subject, wanted) for subject, wanted in zip(read, keys, strict=True)]
             places, step = self.next_scale.place(read, anchors, self.image_size, plan.fine, rng)
             subjects = [fit(subject, window) for subject, window in zip(read, places, strict=True)]
