@@ -139,7 +139,8 @@ class Trained(Entrant):
     def _answer(self, predictor: AnyPredictor, paths: Sequence[Path]) -> list[NDArray[Any]]:
         """Asks one predictor."""
         if isinstance(predictor, ScalePredictor) or not is_simple(predictor):
-            answers = [values_of(predictor(path)) for path in paths]
+            made = predictor.predict(paths) if isinstance(predictor, Predictor) else map(predictor, paths)
+            answers = [values_of(each) for each in made]
             return [values for values in answers if values is not None]
         if sum(query.slices.numel() for query in self._queries.values()) > KEPT:
             self._queries = {}

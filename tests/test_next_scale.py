@@ -209,6 +209,27 @@ def test_batches_of_windows_do_not_change_the_answer():
     assert torch.allclose(*answers, atol=1e-5)
 
 
+@pytest.mark.parametrize("retrieval", [Foreground(), Whole(), SamePlace(), Nearest()])
+@pytest.mark.parametrize("options", [{}, {"single": True}, {"limit": 2}, {"focus": 0.4}])
+def test_several_pictures_are_answered_as_each_alone(retrieval, options):
+    network = small((8, 8), in_channels=2, out_channels=2)
+    pairs = [Pair(volume((2, 20, 13), k)[0], mask((2, 20, 13), k)[0]) for k in range(2)]
+    images = [volume((2, *size), 9)[0] for size in ((20, 17), (20, 17), (20, 17), (5, 6), (5, 6), (20, 17))]
+    together, alone = NextScale(batch=30, retrieval=retrieval, **options), NextScale(retrieval=retrieval, **options)
+    context = alone.read(network, pairs)
+    for image, answer in zip(images, together.answer(network, images, context), strict=True):
+        assert torch.allclose(answer, alone(network, image, context), atol=1e-5)
+
+
+def test_windows_of_several_pictures_share_a_call():
+    network, plan = Told((8, 8)), NextScale(batch=16, retrieval=Foreground())
+    pairs = [Pair(volume((8, 8), 1), mask((8, 8), 1))]
+    answers = list(plan.answer(network, [volume((7, 8), k) for k in range(20)], plan.read(network, pairs)))
+    assert (len(answers), network.calls, len(network.coarse)) == (20, 20, 2)
+    with pytest.raises(ValueError, match="takes 1 image channels, got 3"):
+        next(plan.answer(network, [torch.zeros(3, 8, 8)], plan.read(network, pairs)))
+
+
 @pytest.mark.parametrize("retrieval", [SamePlace(), Foreground(), Several([Whole(), SamePlace()])])
 def test_several_runs_are_answered_as_each_alone(retrieval):
     network, query = small(attention="full"), volume((20, 17, 8))

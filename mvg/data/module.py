@@ -62,8 +62,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         start_method: How these processes start: "fork", "spawn" or "forkserver"; null for the platform's own way.
         quarantine: Largest share of the cases of a source that training and validation may leave out because they
             cannot be read any more; `<run>/quarantine.csv` lists them. Tests leave out none.
-        next_scale: Train windows of all levels, coarse to fine; null for whole images. With `crop`, the first level is whole
-            images as without it.
+        next_scale: Train windows of all levels, coarse to fine; null for whole images. With `crop`, the first level is
+            whole images as without it.
         remembered: Subjects that each process keeps in memory; few where they are large volumes.
         flat_size: Size of the images of sources of two axes, where the network takes volumes as well
             (`mvg.models.Mixed`); a batch then holds pictures or volumes, as often as their weights say.

@@ -49,7 +49,13 @@ class Asked:
 
 
 class Retrieval(metaclass=Configurable):
-    """A rule that chooses windows of the context; equal arguments give equal windows."""
+    """A rule that chooses windows of the context; equal arguments give equal windows.
+
+    Attributes:
+        shared: All windows of one level of the query are shown the same, so that they can be answered together.
+    """
+
+    shared = False
 
     @abstractmethod
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
@@ -75,6 +81,8 @@ class SamePlace(Retrieval):
 class Whole(Retrieval):
     """All of every pair in one window, at its coarsest level."""
 
+    shared = True
+
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
         """Returns one window of each pair, the same for every query."""
         return tuple(Crop(k, 0, pyramid.whole()) for k, pyramid in enumerate(context))
@@ -86,8 +94,10 @@ class Foreground(Retrieval):
     The context of a level is then the same for all windows of the query, and is read once.
 
     Args:
-        number: Windows of each pair; half of a window is shared at most.
+        number: Windows of each pair; half of a window is common to two at most.
     """
+
+    shared = True
 
     def __init__(self, number: int = 1) -> None:
         if number < 1:
@@ -168,7 +178,7 @@ class Several(Retrieval):
     def __init__(self, rules: list[Retrieval]) -> None:
         if not rules:
             raise ValueError("`rules` must hold at least one rule, got none")
-        self.rules = list(rules)
+        self.rules, self.shared = list(rules), all(rule.shared for rule in rules)
 
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
         """Returns the windows of all rules."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -12,7 +14,7 @@ from torch import Tensor
 from mvg.configuration import Configurable
 from mvg.episode import Pair, check_shapes
 from mvg.models.base import InContextModel, Memory
-from mvg.next_scale.level import Level, enlarge
+from mvg.next_scale.level import Level, enlarge, levels
 from mvg.next_scale.pyramid import Pyramid
 from mvg.next_scale.retrieval import Asked, Crop, Retrieval, SamePlace
 
@@ -48,7 +50,8 @@ class NextScale(metaclass=Configurable):
         single: Answer the finest scale alone, without a coarser one.
         overlap: Share of a window that it has in common with the next one, [0, 1).
         blend: How overlapping answers are weighted: "gaussian" or "constant".
-        batch: Windows that are answered together, where they share their context or are answered several times.
+        batch: Windows that are answered together, of one image or of several of one size, where they share their
+            context or are answered several times.
         retrieval: Which windows of the context are shown; by default those at the same place.
         largest: Reduce targets of the context by their largest instead of their mean value.
         focus: Answer finer scales only in windows where the coarser answer, enlarged, somewhere exceeds this; elsewhere
@@ -120,10 +123,43 @@ class NextScale(metaclass=Configurable):
     ) -> Tensor:
         """Answers one volume; see `scales`. Returns the answer at full resolution, `(C_out, *S)`."""
         *_, last = self.scales(network, image, context, spacing)
-        level = last.level
-        if level.size == level.shape:
-            return last.painted
-        return enlarge(last.painted, level.shape, (0,) * len(level.shape), level.shape)
+        return _whole(last.level, last.painted)
+
+    def answer(self, network: InContextModel, images: Sequence[Tensor], context: Sequence[Pyramid]) -> Iterator[Tensor]:
+        """Answers several images; windows of images of one size are answered together, if they share their context.
+
+        Args:
+            network: The network.
+            images: Each `(C_in, *S)`, of any size.
+            context: What `read` returned.
+
+        Yields:
+            For each image the answer at full resolution, `(C_out, *S)`, as it would be alone, up to rounding.
+
+        Raises:
+            ValueError: If an image or the context does not fit the network.
+        """
+        for size, group in itertools.groupby(images, lambda image: tuple(image.shape)):
+            held, most = list(group), self._together(size[1:], network.image_size)
+            for few in (held[start : start + most] for start in range(0, len(held), most)):
+                query = Pyramid(torch.cat(few), network.image_size)
+                *_, (level, (painted,)) = self.scales_after(
+                    network, query, context, [(len(context), self.single)], count=len(few)
+                )
+                assert painted is not None
+                yield from _whole(level, painted).chunk(len(few))
+
+    def _together(self, size: Sequence[int], window: Sequence[int]) -> int:
+        """Number of images of a size whose windows fill a batch."""
+        if not self.retrieval.shared:
+            return 1
+        finest = levels(size, window)[: self.limit][-1]
+        step = 1 - self.overlap
+        windows = math.prod(
+            max(1, math.ceil((whole - side) / (side * step)) + 1)
+            for whole, side in zip(finest.size, finest.window, strict=True)
+        )
+        return max(1, self.batch // windows)
 
     @torch.inference_mode()
     def scales(
@@ -159,6 +195,7 @@ class NextScale(metaclass=Configurable):
         context: Sequence[Pyramid],
         runs: Sequence[Run],
         spacing: Sequence[float] | None = None,
+        count: int = 1,
     ) -> Iterator[tuple[Level, list[Tensor | None]]]:
         """Answers one volume several times, which costs less than one after the other; see `scales`.
 
@@ -169,18 +206,22 @@ class NextScale(metaclass=Configurable):
             runs: For each answer the number of pairs, the first ones of the context, and whether the finest scale is
                 answered alone.
             spacing: As in `scales`.
+            count: Number of volumes of one size that are answered together, one after the other in the channels of
+                `image`; more than 1 only where all windows share their context (`retrieval.shared`).
 
         Yields:
-            Each scale, coarse to fine, with what every run painted, `(C_out, *level.size)`, or None where it does not
-            answer this scale.
+            Each scale, coarse to fine, with what every run painted, `(count * C_out, *level.size)`, or None where it
+            does not answer this scale.
 
         Raises:
             ValueError: If the image or the context does not fit the network, or a run asks for more pairs than it has.
         """
         query = image if isinstance(image, Pyramid) else Pyramid(image, network.image_size, spacing=spacing)
-        if len(query.images[-1]) != network.in_channels:
-            raise ValueError(f"the network takes {network.in_channels} image channels, got {len(query.images[-1])}")
-        if wrong := [count for count, _ in runs if not 1 <= count <= len(context)]:
+        if len(query.images[-1]) != count * network.in_channels:
+            raise ValueError(
+                f"the network takes {network.in_channels} image channels, got {len(query.images[-1]) / count:g}"
+            )
+        if wrong := [pairs for pairs, _ in runs if not 1 <= pairs <= len(context)]:
             raise ValueError(f"a run must be after 1 to {len(context)} pairs, as many as there are, got {wrong[0]}")
         before: list[Tensor | None] = [None] * len(runs)
         held = query.levels[: self.limit]
@@ -189,7 +230,8 @@ class NextScale(metaclass=Configurable):
             painted: list[Tensor | None] = [None] * len(runs)
             if due:
                 asked = [(runs[k][0], before[k]) for k in due]
-                for k, answer in zip(due, _Pass(self, network, query, number, context, asked).paint(), strict=True):
+                answers = _Pass(self, network, query, number, context, asked, count).paint()
+                for k, answer in zip(due, answers, strict=True):
                     painted[k], before[k] = answer, answer.clamp(0, 1)
                 yield level, painted
 
@@ -224,6 +266,13 @@ def answer_batch(
     return torch.stack(answers).to(image.device)
 
 
+def _whole(level: Level, painted: Tensor) -> Tensor:
+    """Brings an answer to full resolution, unless it has it."""
+    if level.size == level.shape:
+        return painted
+    return enlarge(painted, level.shape, (0,) * len(level.shape), level.shape)
+
+
 class _Pass:
     """One scale of one volume: hands windows with their context to the network.
 
@@ -234,6 +283,7 @@ class _Pass:
         number: Number of its level.
         context: The context.
         asked: After how many pairs it is answered, and the answers at the level before, `(C_out, *S)`, [0, 1].
+        count: Number of volumes that lie in the channels of `query`; all answers have as many times `C_out` channels.
     """
 
     def __init__(
@@ -244,8 +294,9 @@ class _Pass:
         number: int,
         context: Sequence[Pyramid],
         asked: Sequence[tuple[int, Tensor | None]],
+        count: int = 1,
     ) -> None:
-        self.plan, self.network, self.query, self.asked = plan, network, query, asked
+        self.plan, self.network, self.query, self.asked, self.count = plan, network, query, asked, count
         self.context = context[: max(count for count, _ in asked)]
         self.number, self.level = number, query.levels[number]
         self.device = next(network.parameters()).device
@@ -261,8 +312,8 @@ class _Pass:
             from monai.inferers.inferer import SlidingWindowInferer  # takes a second, which training need not wait for
 
             inferer = SlidingWindowInferer(
-                level.window, self.plan.batch, self.plan.overlap, self.plan.blend, sw_device="cpu", device="cpu",
-                with_coord=True,
+                level.window, max(1, self.plan.batch // self.count), self.plan.overlap, self.plan.blend,
+                sw_device="cpu", device="cpu", with_coord=True,
             )  # fmt: skip
             frame = torch.zeros(()).expand(1, 1, *level.padded)  # MONAI asks for windows of it; we cut our own
             blended = inferer(frame, self._window)
@@ -294,10 +345,8 @@ class _Pass:
     def _answer(self, lows: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
         images = [self.query.image(self.number, low) for low in lows]
         spacing = self.query.spacing_at(self.number)
-        chosen = [
-            self.plan.retrieval.choose(Asked(image, self.level, low, spacing), self.context)
-            for image, low in zip(images, lows, strict=True)
-        ]
+        asked = [Asked(image, self.level, low, spacing) for image, low in zip(images, lows, strict=True)]
+        chosen = [self.plan.retrieval.choose(each, self.context) for each in asked]
         alike = len(set(chosen) if len(self.asked) == 1 else {len(crops) for crops in chosen}) == 1
         groups = [list(range(len(lows)))] if alike else [[k] for k in range(len(lows))]
         painted = [self._ask([images[k] for k in g], [lows[k] for k in g], [chosen[k] for k in g]) for g in groups]
@@ -307,7 +356,7 @@ class _Pass:
         self, images: Sequence[Tensor], lows: Sequence[tuple[int, ...]], chosen: Sequence[tuple[Crop, ...]]
     ) -> list[Tensor]:
         """Answers windows that are shown equally many windows of the context, or the same, as often as it was asked."""
-        image = torch.stack(list(images)).to(self.device)
+        image = self._apart(torch.stack(list(images))).to(self.device)
         leading = [self._coarse(lows, before) for _, before in self.asked]
         if len(self.asked) == 1 and len(set(chosen)) == 1:
             painted = [self.network.answer(image, self._remember(chosen[0]), leading[0])]
@@ -315,19 +364,25 @@ class _Pass:
             ordered = [sorted(crops, key=lambda crop: crop.example) for crops in chosen]
             counts = [sum(crop.example < count for crop in ordered[0]) for count, _ in self.asked]
             parts = zip(*map(self._cut, ordered), strict=True)
-            images_shown, targets_shown = (torch.stack(each).to(self.device) for each in parts)
+            images_shown, targets_shown = (
+                torch.stack(each).repeat_interleave(self.count, 0).to(self.device) for each in parts
+            )
             asked = list(zip(counts, leading, strict=True))
             painted = self.network.answer_after(image, images_shown, targets_shown, asked)
         if not all(torch.isfinite(answer).all() for answer in painted):
             raise ValueError("the network painted values that are not finite; its weights may be damaged")
-        return painted
+        return [answer.reshape(-1, self.count * answer.shape[1], *answer.shape[2:]) for answer in painted]
+
+    def _apart(self, values: Tensor) -> Tensor:
+        """Turns volumes that lie in the channels into ones of their own, `(B * count, C, *window)`."""
+        return values.reshape(-1, values.shape[1] // self.count, *values.shape[2:])
 
     def _coarse(self, lows: Sequence[tuple[int, ...]], before: Tensor | None) -> Pair | None:
         """Images and answers of windows at the coarser scale; None where there is none."""
         if before is None:
             return None
         parts = (self._enlarged(lows, values) for values in (self.query.images[self.number - 1], before))
-        return Pair(*(part.to(self.device) for part in parts))
+        return Pair(*(self._apart(part).to(self.device) for part in parts))
 
     def _enlarged(self, lows: Sequence[tuple[int, ...]], values: Tensor) -> Tensor:
         """Cuts windows of this scale out of values at the coarser one, `(B, C, *window)`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -106,14 +106,22 @@ class Pass:
         painted = self.painter(target.float() if target.is_floating_point() else target)
         return Pair(mirror(image, self.flips), mirror(painted, self.flips))
 
-    def paint_windows(self, image: Tensor) -> Tensor:
-        """Answers one image `(C_in, H, W)` of any size in windows; returns `(C_out, H, W)`, float32, on the CPU.
+    def paint_windows(self, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Answers images in windows.
+
+        Args:
+            images: Each `(C_in, H, W)`, of any size.
+
+        Yields:
+            For each `(C_out, H, W)`, float32, on the CPU.
 
         Raises:
             ValueError: If the network paints values that are not finite.
         """
         assert self.plan is not None
-        return mirror(self.plan(self.network, mirror(image, self.flips), self.memory), self.flips)
+        shown = [mirror(image, self.flips) for image in images]
+        for painted in self.plan.answer(self.network, shown, self.memory):
+            yield mirror(painted, self.flips)
 
     @torch.inference_mode()
     def paint(self, batch: Tensor) -> Tensor:

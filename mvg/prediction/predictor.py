@@ -27,7 +27,7 @@ from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.prediction.precision import Precision, find_device, in_precision
 from mvg.prediction.rasters import Raster, Source, dark_range, limits, read_raster, to_tensor
-from mvg.prediction.scales import Scales, check_plan, plan_of
+from mvg.prediction.scales import BATCH, Scales, check_plan, plan_of
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
 from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
@@ -102,7 +102,7 @@ class Predictor:
         device: str = "cpu",
         aspect: str = "stretch",
         window: tuple[float, float] | None = None,
-        batch: int = 16,
+        batch: int = BATCH,
         seed: int = 0,
         size_limit: int = SIZE_LIMIT,
         adapter: str | Path | None = None,
@@ -163,7 +163,7 @@ class Predictor:
         facts = {} if adapter is None else describe_adapter(adapter)
         chosen = choose_task(folder, task, adapter)
         window = tuple(facts["window"]) if facts.get("window") else None
-        plan = plan_of(scales, chosen, 2, adapter is not None)
+        plan = plan_of(scales, chosen, 2, adapter is not None, batch=options.get("batch", BATCH))
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window, "plan": plan}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 
@@ -393,7 +393,7 @@ class Predictor:
     def _paint_batch(self, batch: Batch, each: Pass) -> Iterator[Tensor]:
         """Paints images on their own grid, `(C_out, H, W)`."""
         if self.plan is not None:
-            yield from map(each.paint_windows, batch.images)
+            yield from each.paint_windows(batch.images)
             return
         small = each.paint(torch.stack(batch.images))
         for values, size in zip(small, batch.sizes, strict=True):

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 from mvg.next_scale import Foreground, NextScale, Retrieval, SamePlace
 from mvg.task import Task
 
+BATCH = 16
+"""Images, or windows of them, that are answered together."""
 Scales = Literal["auto", "whole", "full", "coarse-to-fine"]
 LIMIT = 3
 """Scales of images at most, from coarse to fine: finer windows show too little for networks of whole images."""
@@ -34,7 +36,7 @@ def plan_of(
         adapted: An adapter changes the network.
         retrieval: Which windows of the context are shown; by default those at the same place of volumes, and of images
             those that show most, the same for all windows of a scale, so that they are read once.
-        **options: Other arguments of `NextScale`.
+        **options: Other arguments of `NextScale`; `batch` is by default 16 for 2D networks.
 
     Returns:
         How it is rolled out; None to answer whole images.
@@ -53,7 +55,8 @@ def plan_of(
         return None
     windows = retrieval or (Foreground() if axes == 2 else SamePlace())
     limit = LIMIT if axes == 2 and scales == "coarse-to-fine" else None
-    plan = NextScale(scales == "full", retrieval=windows, limit=limit, **options)
+    defaults = {"batch": BATCH} if axes == 2 else {}
+    plan = NextScale(scales == "full", retrieval=windows, limit=limit, **{**defaults, **options})
     check_plan(plan, task)
     return plan
 
