@@ -4,6 +4,8 @@
 
 A step of every entrant is timed in turns with a step of ours, and the minutes become a number of steps. What is
 finished is skipped and what was stopped goes on: training from its last checkpoint, the suite from its last record.
+All networks answer images whole, at the size that they were trained at; ours restores images in windows of full
+resolution, too, under a name of its own.
 Entrants leave `DIR/NAME/run/weights` and `DIR/results/NAME`; the page is `DIR/board/leaderboard.html`.
 """
 
@@ -38,6 +40,9 @@ BASE = "configs/real_2d.yaml"
 RECIPES = Path("configs/entrants")
 UNETS = "u-nets"
 OURS = "ours"
+WINDOWS = "ours-windows"
+RESTORED = ("denoising", "bias_correction", "inpainting", "super_resolution")
+"""Tasks of the suite that restore the query."""
 KINDS = {
     "segmentation": ("segmentation", "tumour"),
     "synthesis": ("synthesis",),
@@ -163,16 +168,24 @@ class Contest:
         """Trains one entrant, and asks it and its controls."""
         if name in TRIVIAL:
             self.ask(name, ["--entrant", name])
+        elif name == WINDOWS:
+            self.restore()
         elif name == UNETS:
             UNetSpecialists.train(self.output / name, self.parts(OURS)[1], self.minutes, self.workers)
             self.ask(name, ["--entrant", f"{UNETS}:{self.output / name}", "--name", name])
         else:
             trained, tasks = str(self.train(name)), contestants()[name].tasks
+            common = ["--weights", trained, "--scales"]
             chosen = ["--tasks", json.dumps(list(tasks))] if tasks else []
-            self.ask(name, ["--weights", trained, "--name", name, *chosen])
+            self.ask(name, [*common, "whole", "--name", name, *chosen])
             for control in CONTROLS if name == OURS else ():
                 told = ["--entrant", control, "--name", f"{name}, {control}"]
-                self.ask(f"{name}-{control}", ["--weights", trained, *told])
+                self.ask(f"{name}-{control}", [*common, "whole", *told])
+
+    def restore(self) -> None:
+        """Asks ours to restore images in windows."""
+        told = ["--name", f"{OURS}, windows", "--tasks", json.dumps(list(RESTORED))]
+        self.ask(WINDOWS, ["--weights", str(self.train(OURS)), "--scales", "coarse-to-fine", *told])
 
     def page(self) -> None:
         """Makes the leaderboard of all that was asked so far."""
@@ -191,7 +204,7 @@ def _mvg(words: Sequence[str]) -> None:
 
 def names() -> list[str]:
     """All entrants in their order."""
-    return [*TRIVIAL, *contestants(), UNETS]
+    return [*TRIVIAL, *contestants(), UNETS, WINDOWS]
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -65,7 +65,11 @@ class UNetSpecialists(Entrant):
             if not path.is_file():
                 made = train_unet(data, specialty, minutes / len(wanted), workers=workers)
                 folder.mkdir(parents=True, exist_ok=True)
-                write_tensors(path, {key: value.contiguous() for key, value in made.state_dict().items()})
+                # MONAI holds each layer under two names; a file holds no memory twice, so the second is a copy
+                state = {
+                    key: value.clone(memory_format=torch.contiguous_format) for key, value in made.state_dict().items()
+                }
+                write_tensors(path, state)
         learned = [{"source": each.source, "kind": kind_of(each.task), "classes": each.classes} for each in wanted]
         text = json.dumps({"image_size": list(data.image_size), "minutes": minutes, "learned": learned}, indent=2)
         write_whole({folder / INDEX: f"{text}\n".encode()})

@@ -3,13 +3,22 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
+from test_data import folder_of_volumes, source_of
 
 from benchmarks import contest
-from benchmarks.contest import OURS, UNETS, Contest, contestants, names
+from benchmarks.contest import OURS, RESTORED, UNETS, WINDOWS, Contest, contestants, names
 from benchmarks.entrants import CONTROLS, TRIVIAL
+from benchmarks.specialists import UNetSpecialists
+from benchmarks.suite import Question, load_suite
+from benchmarks.unet import Specialist, Specialty
 from mvg.cli import main
+from mvg.data import EpisodeDataModule
+from tasks import Denoising
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,7 +53,7 @@ def test_specialists_learn_one_kind_and_are_asked_it_alone():
         entry = found[f"{OURS}-{kind}"]
         assert entry.tasks == (kind,)
         assert set(entry.weights) == {name for names in contest.KINDS.values() for name in names} - set(own)
-    assert set(names()) == {*TRIVIAL, *found, UNETS}
+    assert set(names()) == {*TRIVIAL, *found, UNETS, WINDOWS}
 
 
 def test_equal_compute_becomes_steps_and_is_trained_once(entered):
@@ -70,3 +79,35 @@ def test_ours_is_asked_with_its_controls_and_all_are_quick_where_asked(entered):
     assert [words[words.index("--entrant") + 1] for words in asked if "--entrant" in words] == list(CONTROLS)
     assert json.loads(asked[-1][asked[-1].index("--tasks") + 1]) == ["segmentation"]
     assert len({words[words.index("--output") + 1] for words in asked}) == len(asked) == 4
+
+
+def test_all_answer_whole_and_ours_restores_in_windows_too(entered):
+    made, commands = entered
+    for name in (OURS, "painter", WINDOWS):
+        made.enter(name)
+    asked = [words for words in commands if words[0] == "benchmark"]
+    assert [words[words.index("--scales") + 1] for words in asked] == ["whole"] * 4 + ["coarse-to-fine"]
+    assert json.loads(asked[-1][asked[-1].index("--tasks") + 1]) == list(RESTORED)
+    known = {question.task for question in load_suite("configs/suites/open_small.yaml").questions()}
+    assert known >= set(RESTORED)
+
+
+def test_u_nets_are_kept_and_answer_as_when_they_were_trained(tmp_path):
+    source = source_of(folder_of_volumes(tmp_path / "data", cases=6), split={"train": 0.5, "test": 0.5})
+    data = EpisodeDataModule([16, 16], {"toy": source}, {"task": Denoising()}, batch_size=2, workers=0)
+    UNetSpecialists.train(tmp_path / "nets", data, 0.01, workers=0)
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "nets").iterdir())
+    UNetSpecialists.train(tmp_path / "nets", data, 0.01, workers=0)
+    assert before == sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "nets").iterdir())
+    image = np.random.default_rng(0).random((16, 16), np.float32)
+    np.save(tmp_path / "image.npy", image)
+    entrant = UNetSpecialists(tmp_path / "nets")
+    entrant.ask(Question("toy", "denoising", "", None, "", Denoising()), 2, 1, 0)
+    answer = entrant(tmp_path / "image.npy")
+    assert answer.shape == image.shape
+    assert entrant.trained_on == {"toy": {}}
+    network = Specialist(Specialty("toy", "task", Denoising(), 0)).eval()
+    network.load_state_dict(load_file(tmp_path / "nets/0.safetensors"))
+    with torch.inference_mode():
+        direct = network(torch.from_numpy(image)[None, None])[0, 0].clamp(0, 1).numpy()
+    assert np.abs(answer - direct).max() < 0.05
