@@ -1,6 +1,8 @@
+import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -93,6 +95,16 @@ class Tell(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class TellAll(Tell):
+    """Sends it to the processes of the loader, too, as `timeout` and schedulers do."""
+
+    def on_before_optimizer_step(self, trainer, *_):
+        if trainer.global_step == self.step:
+            found = [str(child.pid) for child in multiprocessing.active_children()]
+            subprocess.run(["kill", f"-{self.number}", *found], check=True)
+        super().on_before_optimizer_step(trainer)
+
+
 def final(name):
     """Everything of a run that decides how training goes on, flat."""
     kept = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
@@ -146,6 +158,17 @@ def test_signal_ends_a_run_after_the_step_under_way(number, step, status):
     kept = torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
     assert kept["global_step"] == step + 1
     main([*FIT, "--name", name, "--resume"])
+    assert_same(final(name), final("whole"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_signal_to_all_processes_ends_a_run_alike(number, status):
+    name, words = f"all{status}", ["--data.workers=2"]
+    tell = ["--trainer.callbacks+=test_resume.TellAll", "--trainer.callbacks.step=2"]
+    with pytest.raises(SystemExit) as ended:
+        main([*FIT, *words, "--name", name, *tell, f"--trainer.callbacks.number={int(number)}"])
+    assert ended.value.code == status
+    main([*FIT, *words, "--name", name, "--resume"])
     assert_same(final(name), final("whole"))
 
 

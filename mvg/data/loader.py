@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -200,15 +201,26 @@ def obituary(process: BaseProcess) -> str:
     )
 
 
+def _leave_when_told(parent: int) -> None:
+    """Ends this process when its parent sends SIGTERM."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 def start_worker(_: int) -> None:
     """Prepares a process of the loader.
 
     It keeps to one thread, so that such processes do not compete for the cores, says where it crashed, and leaves
-    signals that end a run to the training process, which still needs batches for the step under way.
+    signals that end a run to the training process, which still needs batches for the step under way. Schedulers and
+    `timeout` send SIGTERM to all processes of a run; from the training process alone it ends this one.
     """
     torch.set_num_threads(1)
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)
