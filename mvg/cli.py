@@ -247,6 +247,8 @@ def sentence(error: Exception) -> str:
     text = re.sub(r'^Parser key "(.*?)":', r"option `\1`:", " ".join(text.split()))
     text = re.sub(r"- Expected a path but \S+ either not accessible or invalid - ", "", text)
     text = re.sub(r"<class '(\w+\.)*(\w+)'>", r"\2", text).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.*?)\]", lambda found: found[1].replace("'", ""), text)
+    text = re.sub(r"Expected a (.*?, .*?)\. Got value: (.*)", r"expected one of \1, got '\2'", text)
     if denied := re.search(r"Importing '(.*?)' is not allowed", text):
         package = denied[1].partition(".")[0]
         return (
@@ -257,7 +259,7 @@ def sentence(error: Exception) -> str:
     if inner := re.findall(r"(Problem with given class_path .*?)(?= - |$)", text):
         return f"option {option}: {inner[-1]}"
     if union := re.search(r"Subtypes: (\[.*?\]) Errors: .*Given value: (.*)$", text):
-        return f"option {option}: expected one of {union[1]}, got {union[2]!r}"
+        return f"option {option}: expected one of {union[1].strip('[]')}, got {union[2]!r}"
     return text
 
 

@@ -226,7 +226,7 @@ def test_holes_that_files_do_not_state_are_scored_over_the_whole_image(folder):
 def test_the_same_command_gives_the_same_adapter(folder):
     keep(2)
     for output in ("one", "two"):
-        adapt("--validation", "none", "--precision", "32-true", output=output)
+        adapt("--validation", "none", "--precision", "32", output=output)
     assert Path("one", ADAPTER).read_bytes() == Path("two", ADAPTER).read_bytes()
 
 
@@ -234,7 +234,7 @@ def test_mistakes_are_named_before_training(folder, capsys):
     def said(*options):
         return error_of(capsys, lambda: adapt(*options))
 
-    assert "Got value: tune" in said("--method", "tune")
+    assert "expected one of prompt, lora, head, full, got 'tune'" in said("--method", "tune")
     assert "not for both" in said("--minutes", "1")
     assert "psnr_hole is not defined" in said("--task", "inpainting")
     Path("adapter").mkdir()

@@ -250,5 +250,5 @@ def test_folders_of_nnunet_are_a_context_and_name_the_classes(folder):
     assert facts["names"] == {str(k): "core" if k == 2 else f"class {k}" for k in map(int, facts["names"])}
     assert "2" in facts["names"]
     Path("imagesTr/case_0_0000.tif").rename("imagesTr/case_0_0001.tif")
-    with pytest.raises(ValueError, match="have no partner"):
+    with pytest.raises(ValueError, match="without a partner"):
         find_pairs(Path("imagesTr"), Path("labelsTr"))

@@ -374,7 +374,7 @@ def many():
         (nothing, (), "no picture, no volume"),
         (renamed, (), "other_a, other_b, other_c"),
         (other_suffix, (), "no picture, no volume"),
-        (broken, (), "1 voxels are NaN"),
+        (broken, (), "1 voxel not finite (NaN"),
         (fractions, (), "whole numbers"),
         (truncated, (), "damaged"),
         (many, (), "--task denoising"),

@@ -14,7 +14,6 @@ from benchmarks.leaderboard.elements import (
     kind_of,
     name_of,
     plain,
-    plural,
     rank_text,
     row_of,
     shaded,
@@ -29,6 +28,7 @@ from benchmarks.leaderboard.figures import COLOURS, Point, curves, whisker
 from benchmarks.leaderboard.pictures import Picture
 from benchmarks.overall import Overall, Place
 from benchmarks.standings import Board, Standing
+from mvg.wording import counted
 
 Key = tuple[str, str, str]
 
@@ -148,12 +148,12 @@ def _overall_table(identifier: str, order: Overall, content: Content, colour: Ma
 
 def _overall_caption(order: Overall, content: Content) -> str:
     own = [b for b in _boards_of(order, content) if b.patients < 2]
-    text = f"{order.boards} {plural('board', order.boards)} of {order.tasks} {plural('task', order.tasks)}. "
+    text = f"{counted(order.boards, 'board')} of {counted(order.tasks, 'task')}. "
     text += "Columns of tasks hold means over data sets, darker is better. "
     if any(len(tasks) < order.tasks for key, tasks in content.asked.items() if key[0] == order.suite):
         text += "Who was not asked a task has the last places and a score of 0 in it: see the tasks below. "
     if own:
-        text += f"{len(own)} {plural('board', len(own))} with one patient add nothing to the intervals. "
+        text += f"{counted(len(own), 'board')} with one patient add nothing to the intervals. "
     return text + stability(order.tau)
 
 
@@ -224,8 +224,8 @@ def _over_examples(orders: Sequence[Overall], content: Content, colour: Mapping[
     }
     drawing = figure(curves(lines, {}, colour, "score"), lines, colour)
     return (
-        f'<details open><summary>Score over the number of examples</summary><p class="soft">Of the {last.boards} '
-        f"{plural('board', last.boards)} that were asked with every number of examples.</p>{drawing}</details>"
+        f'<details open><summary>Score over the number of examples</summary><p class="soft">'
+        f"Of the {counted(last.boards, 'board')} that were asked with every number of examples.</p>{drawing}</details>"
     )
 
 
@@ -266,8 +266,8 @@ def task_table(order: Overall, content: Content, colour: Mapping[str, int]) -> s
         (metric, "down" if _higher(order, content) else "up"), ("", ""),
         *((_set_head(board), "down" if board.higher else "up") for board in boards),
     ]  # fmt: skip
-    caption = f"{examples(order.shot)}. <b>{escape(metric)}</b>, mean over {order.boards} data "
-    caption += f"{plural('set', order.boards)}; ranked by the mean rank among those that were asked. "
+    caption = f"{examples(order.shot)}. <b>{escape(metric)}</b>, mean over "
+    caption += f"{counted(order.boards, 'data set')}; ranked by the mean rank among those that were asked. "
     caption += "* trained on the set, † incomplete. " + stability(order.tau)
     identifier = slug(f"task-{order.suite}-{order.protocol}-{order.task}-{order.shot}")
     return f'<div data-shot="{order.shot}">{table(identifier, caption, columns, rows, "matrix")}</div>'
@@ -281,7 +281,7 @@ def _triple(place: Place, scored: bool) -> tuple[float, float, float]:
 
 def _set_head(board: Board) -> str:
     unseen = ", unseen" if board.unseen else ""
-    return f"{words(board.dataset)}{unseen}, {board.patients} {plural('patient', board.patients)}"
+    return f"{words(board.dataset)}{unseen}, {counted(board.patients, 'patient')}"
 
 
 def _set_cell(found: tuple[Standing, float] | None) -> str:

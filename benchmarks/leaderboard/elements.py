@@ -9,6 +9,7 @@ from html import escape
 from benchmarks.entrants import CONTROLS, TRIVIAL
 from benchmarks.leaderboard.figures import COLOURS
 from benchmarks.summary import cell
+from mvg.wording import counted
 
 NAMES = {
     "dice": "Dice", "iou": "IoU", "hd95": "HD95", "nsd": "NSD", "psnr": "PSNR", "ssim": "SSIM", "mae": "MAE",
@@ -124,12 +125,7 @@ def title(metric: str) -> str:
 
 def examples(shot: int) -> str:
     """Writes a number of examples."""
-    return f"{shot} {plural('example', shot)}" if shot else "No examples"
-
-
-def plural(word: str, count: int) -> str:
-    """Puts a word into the plural unless there is one of it."""
-    return word if count == 1 else f"{word}s"
+    return f"{counted(shot, 'example')}" if shot else "No examples"
 
 
 def plain(value: float) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mvg.adaptation.cases import read_cases
 from mvg.adaptation.methods import ADAPTER, FACTS, Adaptation, Method, save_adapter
@@ -18,6 +18,7 @@ from mvg.files import check_folder
 from mvg.options import make_parser, parse
 from mvg.prediction.context import find_pairs
 from mvg.prediction.default_weights import weights_for
+from mvg.prediction.precision import Precision
 from mvg.prediction.predict import Axis, as_window
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.scale_predictor import ScalePredictor, takes_volumes
@@ -57,7 +58,7 @@ def adapt_files(
     slices: Axis | None = None,
     aspect: str | None = None,
     device: str = "cpu",
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
+    precision: Precision = "bf16",
     seed: int = 0,
     workers: int = 0,
     size_limit: int = SIZE_LIMIT,
@@ -95,7 +96,7 @@ def adapt_files(
         slices: How volumes are cut, as for `mvg predict`, which takes it from the adapter; by default as in training.
         aspect: How images are brought to the network's size, as for `mvg predict`.
         device: Where the network is trained, cpu or cuda.
-        precision: Of the training.
+        precision: Of the training: 32 bits, or "bf16", bfloat16 where PyTorch deems it safe.
         seed: Seeds everything.
         workers: Processes that prepare batches.
         size_limit: Largest number of pixels of an image.

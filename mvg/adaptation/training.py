@@ -23,6 +23,7 @@ from mvg.adaptation.volumes import Windows
 from mvg.data.augmentation import Augmentation
 from mvg.generalist import Generalist
 from mvg.models.base import InContextModel
+from mvg.prediction.precision import Precision
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Plan:
         examples: Largest number of examples of a query.
         patience: Validations without a better one before training stops.
         device: "cpu" or "cuda".
-        precision: Of the trainer, such as "bf16-mixed".
+        precision: Of the training, "32" or "bf16".
         seed: Seed of everything.
         workers: Processes that prepare batches.
         validations: Validations that the steps are divided into.
@@ -71,7 +72,7 @@ class Plan:
     examples: int = 4
     patience: int = 5
     device: str = "cpu"
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    precision: Precision = "bf16"
     seed: int = 0
     workers: int = 0
     validations: int = 10
@@ -282,7 +283,7 @@ def _trainer(plan: Plan, callbacks: list[pl.Callback], validated: bool) -> pl.Tr
         accelerator="gpu" if plan.device.startswith("cuda") else "cpu",
         devices=1,
         max_epochs=1,
-        precision=plan.precision,
+        precision="32-true" if plan.precision == "32" else "bf16-mixed",
         gradient_clip_val=1.0,
         callbacks=callbacks,
         val_check_interval=every if validated else None,

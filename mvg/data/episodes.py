@@ -24,6 +24,7 @@ from mvg.data.task_augmentation import TaskAugmentation
 from mvg.episode import Episode, Pair, Spec
 from mvg.next_scale.teacher import TeacherForcing
 from mvg.task import Task
+from mvg.wording import counted
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -375,7 +376,7 @@ def find_anchor(subject: Subject, keys: Sequence[str]) -> Tensor | None:
 def repeat_channels(values: Tensor, channels: int, what: str) -> Tensor:
     """Repeats one channel `(1, *S)` to `(channels, *S)`; leaves the right number alone, refuses any other."""
     if len(values) not in (1, channels):
-        raise ValueError(f"{what} have {len(values)} channels, but the network takes {channels}")
+        raise ValueError(f"{what} have {counted(len(values), 'channel')}, but the network takes {channels}")
     return values if len(values) == channels else values.expand(channels, *values.shape[1:])
 
 

@@ -11,7 +11,10 @@ from mvg.data.readers import FloatArray
 
 
 class Intensity(metaclass=Configurable):
-    """A rule that finds, for one volume or picture, which values become 0 and 1."""
+    """A rule that finds, for one volume or picture, which values become 0 and 1; `str` says it in words."""
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     @abstractmethod
     def limits(self, values: FloatArray, full_scale: float | None) -> tuple[float, float]:
@@ -36,6 +39,9 @@ class Window(Intensity):
             raise ValueError(f"a window needs low < high, got {low} and {high}")
         self.low, self.high = low, high
 
+    def __str__(self) -> str:
+        return f"the window from {self.low:g} to {self.high:g}"
+
     def limits(self, values: FloatArray, full_scale: float | None) -> tuple[float, float]:
         """Returns the window."""
         return self.low, self.high
@@ -55,6 +61,9 @@ class Percentiles(Intensity):
         if not 0 <= low < high <= 100:
             raise ValueError(f"percentiles need 0 <= low < high <= 100, got {low} and {high}")
         self.low, self.high = low, high
+
+    def __str__(self) -> str:
+        return f"percentiles {self.low:g} and {self.high:g} of the foreground of each"
 
     def limits(self, values: FloatArray, full_scale: float | None) -> tuple[float, float]:
         """Returns the percentiles; where they coincide, the extremes; for a constant image an interval of length 1."""
@@ -76,6 +85,9 @@ class FullScale(Intensity):
         if maximum is not None and maximum <= 0:
             raise ValueError(f"`maximum` must be positive, got {maximum}")
         self.maximum = maximum
+
+    def __str__(self) -> str:
+        return f"the range from 0 to {'the largest of the pixel type' if self.maximum is None else f'{self.maximum:g}'}"
 
     def limits(self, values: FloatArray, full_scale: float | None) -> tuple[float, float]:
         """Returns 0 and the maximum."""

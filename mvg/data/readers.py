@@ -19,6 +19,8 @@ from nibabel.nifti1 import Nifti1Header, data_type_codes
 from numpy.typing import NDArray
 from PIL import Image
 
+from mvg.wording import counted
+
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
@@ -184,7 +186,9 @@ def read_volume(path: Path, channel: int | None = None) -> Volume:
     values = np.ascontiguousarray(image.get_fdata(dtype=np.float32))
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise ValueError(f"{path}: {bad} voxels are NaN or infinite; replace them or leave the case out")
+        raise ValueError(
+            f"{path}: {counted(bad, 'voxel')} not finite (NaN or infinite); replace them, or leave the case out"
+        )
     return Volume(values, np.asarray(image.affine, dtype=np.float64), path)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mvg.data.readers import SIZE_LIMIT
 from mvg.prediction.rasters import Raster, Source, images_in, label_map, read_raster
+from mvg.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def find_pairs(context: Path, targets: Path | None = None) -> list[PairFiles]:
         if alone := sorted(found.keys() - other.keys()):
             names = ", ".join(found[name].name for name in alone[:_SHOWN])
             raise ValueError(
-                f"{found[alone[0]].parent}: {len(alone)} files have no partner in {folder} ({names}); "
+                f"{found[alone[0]].parent}: {counted(len(alone), 'file')} without a partner in {folder} ({names}); "
                 "give both files of a pair one name"
             )
     return [PairFiles(name, left[name], right[name]) for name in sorted(left)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from mvg.episode import Pair, Spec
 from mvg.models.base import InContextModel, Memory
 from mvg.next_scale import NextScale, Pyramid
+from mvg.wording import counted
 
 LIMIT = 1 << 30
 """Bytes of memories that are kept, where no limit is given."""
@@ -161,7 +162,9 @@ def spread(target: Tensor, most: int) -> Tensor:
     """Repeats a painted target `(C, *S)` of one channel to the `most` channels of a network."""
     held = len(target)
     if held not in (1, most):
-        raise ValueError(f"the targets have {held} channels, but the network paints {most}; give them 1 or {most}")
+        raise ValueError(
+            f"the targets have {counted(held, 'channel')}, but the network paints {most}; give them 1 or {most}"
+        )
     return target.expand(most, *target.shape[1:])
 
 

@@ -30,6 +30,7 @@ from mvg.prediction.scans import is_scan
 from mvg.prediction.trained import choose_task, stored_cut
 from mvg.prediction.volume_predictor import SliceChoice, VolumePredictor, rules_for
 from mvg.weights import describe as describe_weights
+from mvg.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ def predict_files(
         answer_pictures(predictor, groups, common, read_names(context, targets), preview)
     else:
         answer_volumes(predictor, groups, common, read_names(context, targets), preview)
-    log.info("%d answers written to %s in %.1f s", len(jobs), output, time.perf_counter() - start)
+    log.info("%s written to %s in %.1f s", counted(len(jobs), "answer"), output, time.perf_counter() - start)
 
 
 def as_window(values: Sequence[float] | None) -> tuple[float, float] | None:

@@ -32,6 +32,7 @@ from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
 from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
 from mvg.task import Task
+from mvg.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -295,8 +296,8 @@ class Predictor:
         image = to_tensor(raster, limits(raster, self.window), self.network.in_channels)
         if channels is not None and len(raster.values) != channels:
             raise ValueError(
-                f"{raster.name}: it has {len(raster.values)} channels, but the context images have {channels}; "
-                "use the same contrasts or colours, in the same order, for all of them"
+                f"{raster.name}: it has {counted(len(raster.values), 'channel')}, but the context images have "
+                f"{channels}; use the same contrasts or colours, in the same order, for all of them"
             )
         return image
 

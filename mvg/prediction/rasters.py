@@ -26,6 +26,7 @@ from mvg.data.readers import (
 )
 from mvg.prediction.scans import SCANS, is_scan, is_slice
 from mvg.prediction.subjects import image_of, is_image, picture_values
+from mvg.wording import counted
 
 if TYPE_CHECKING:
     import torchio
@@ -99,7 +100,9 @@ def read_raster(source: Source, name: str = "image", labels: bool = False, size_
         raise ValueError(f"{name}: numbers are needed, got pixels of type {values.dtype}")
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
-        raise ValueError(f"{name}: {count} values are NaN or infinite; replace them or leave the image out")
+        raise ValueError(
+            f"{name}: {counted(count, 'value')} not finite (NaN or infinite); replace them, or leave the image out"
+        )
     return Raster(values.astype(values.dtype.newbyteorder("="), copy=False), name)
 
 
@@ -201,7 +204,9 @@ def to_tensor(raster: Raster, bounds: tuple[float, float], channels: int) -> Ten
     if held == 3 and channels == 1:
         return (image * image.new_tensor(_LUMINANCE).view(3, 1, 1)).sum(0, keepdim=True)
     wanted = "1" if channels == 1 else f"1 or {channels}"
-    raise ValueError(f"{raster.name}: it has {held} channels, but the network takes {channels}; give it {wanted}")
+    raise ValueError(
+        f"{raster.name}: it has {counted(held, 'channel')}, but the network takes {channels}; give it {wanted}"
+    )
 
 
 def to_units(image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any]) -> NDArray[Any]:

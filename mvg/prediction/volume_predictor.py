@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from mvg import weights
 from mvg.adaptation.methods import describe_adapter
-from mvg.configuration import to_config
 from mvg.data.intensity import Intensity, Percentiles, Window, normalise
 from mvg.data.preparation import SLICES
 from mvg.data.readers import FloatArray
@@ -316,5 +315,5 @@ def rules_for(
     rule, target_rule = stored_rules(weights.describe(folder).get("sources", {}), task)
     rule = Window(*window) if window else rule
     target_rule = Window(*target_window) if target_window else rule if window else target_rule
-    log.info("Volumes are brought to [0, 1] by %s", to_config(rule))
+    log.info("Volumes are brought to [0, 1] by %s", rule)
     return rule, target_rule
