@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ActionYesNo, Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import LearningRateMonitor
+from pytorch_lightning.callbacks import LearningRateMonitor, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
@@ -19,6 +19,7 @@ import mvg
 from mvg import data, models, run_folder
 from mvg.data import EpisodeDataModule
 from mvg.generalist import Generalist
+from mvg.progress import Progress
 from mvg.resume import ContinueLoader, KeepBest, SaveLast, SeedBatches
 from mvg.saving import SaveAdapter, SaveWeights
 
@@ -130,6 +131,8 @@ class TrainingCLI(LightningCLI):
             callbacks.append(SeedBatches(int(os.environ["PL_GLOBAL_SEED"])))
         if training and loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
+        if given.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+            callbacks.append(Progress())
         checkpoint = self._get(self.config_init, "checkpoint")
         checkpoint.dirpath = checkpoint.dirpath or str((self.folder / "checkpoints").resolve())
         plugins = as_list(given.plugins)
