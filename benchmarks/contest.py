@@ -50,6 +50,8 @@ KINDS = {
     "inpainting": ("inpainting",),
 }
 """What specialists of ours learn alone: kind of task to the names that it has in the data."""
+LACKING = {"synthesis": ("hippocampus", "nerve", "chest")}
+"""Sources that cannot be asked a kind of task, so that a specialist must leave them out."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def contestants() -> dict[str, Contestant]:
     found["universeg"] = Contestant("universeg", ("segmentation",))
     for kind in KINDS:
         others = {name: 0.0 for other, names in KINDS.items() if other != kind for name in names}
+        others |= dict.fromkeys(LACKING.get(kind, ()), 0.0)
         found[f"{OURS}-{kind}"] = Contestant(OURS, (kind,), others)
     return found
 

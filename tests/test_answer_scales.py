@@ -43,6 +43,7 @@ class Told(Oracle):
 ])  # fmt: skip
 def test_what_restores_the_query_is_answered_in_windows_and_all_else_whole(axes, task, adapted, whole):
     assert (plan_of("auto", task, axes, adapted) is None) == whole
+    assert (plan_of("auto", task, axes, adapted, trained=True) is None) == (adapted and axes == 2)
 
 
 @pytest.mark.parametrize("size", [(75, 41), (20, 90), (10, 12), SIZE])
@@ -88,6 +89,26 @@ def test_label_maps_can_be_answered_in_windows_too():
     predictor = Predictor(Told(), tasks.Segmentation(), plan=NextScale())
     predictor.set_context([noise(70, 50)], [labels])
     assert np.array_equal(predictor(noise(70, 50)).labels, labels)
+
+
+@pytest.mark.parametrize(("task", "size"), [(tasks.Segmentation(), SIZE), (tasks.Denoising(), (7, 9))])
+def test_small_images_are_enlarged_unless_they_are_restored(task, size):
+    seen, network = [], Copy()
+    network.answer = lambda image, *_: seen.append(image[0, 0]) or image
+    predictor = Predictor(network, task, plan=NextScale())
+    shown, target = noise(7, 9), np.full((7, 9), 255 if not task.is_label else 1, np.uint8)
+    predictor.set_context([shown], [target])
+    answer = predictor(np.full((7, 9), 255, np.uint8))
+    assert (answer.labels if task.is_label else answer.image).shape == (7, 9)
+    assert tuple((seen[0] > 0.5).sum(k).max() for k in (0, 1)) == size
+
+
+def test_windows_are_the_way_of_weights_that_were_trained_so(tmp_path):
+    kept = {"toy": {"levels": True}}
+    for name, sources in (("windows", kept), ("whole", {"toy": {}})):
+        weights.save(tmp_path / name, tiny(), {"segmentation": tasks.Segmentation()}, sources)
+    made = {name: Predictor.from_pretrained(tmp_path / name, "segmentation") for name in ("windows", "whole")}
+    assert (made["windows"].plan is None, made["whole"].plan is None) == (False, True)
 
 
 def test_mirrored_members_agree_with_a_network_that_copies():

@@ -30,6 +30,7 @@ from mvg.prediction.scans import is_scan
 from mvg.prediction.trained import choose_task, stored_cut
 from mvg.prediction.volume_predictor import SliceChoice, VolumePredictor, rules_for
 from mvg.weights import describe as describe_weights
+from mvg.weights import load_levels
 from mvg.wording import counted
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ def predict_files(
     windows = retrieval_of(context_windows) if context_windows else None
     rollout: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
     asked = choose_task(weights, task, adapter)
-    options["plan"] = plan_of(scales, asked, axes, adapter is not None, windows, **rollout)
+    options["plan"] = plan_of(scales, asked, axes, adapter is not None, load_levels(weights), windows, **rollout)
     if axes == 3:
         predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))

@@ -27,7 +27,7 @@ from mvg.prediction.context import Example, label_maps, present, read_context
 from mvg.prediction.passes import Pass, Shelf, better, keep_classes, spread
 from mvg.prediction.precision import Precision, find_device, in_precision
 from mvg.prediction.rasters import Raster, Source, dark_range, limits, read_raster, to_tensor
-from mvg.prediction.scales import BATCH, Scales, check_plan, plan_of
+from mvg.prediction.scales import BATCH, Scales, check_plan, plan_of, restores
 from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task
 from mvg.prediction.uncertainty import MOST, Agreement, draw_members, flips_of
@@ -71,7 +71,8 @@ class Predictor:
     """Answers images after the examples of a context.
 
     Images are brought to the network's size as in training; what it paints is brought back onto the grid of the
-    query before it is decoded. With a `plan` they keep their size and are answered in windows. Every class that the
+    query before it is decoded. With a `plan` they keep their size and are answered in windows, but for label maps and
+    synthesis of images that are smaller than the network's. Every class that the
     label maps of the context show is asked for; where the task paints one class at a time, each pixel goes to the class
     painted most clearly.
 
@@ -164,7 +165,8 @@ class Predictor:
         facts = {} if adapter is None else describe_adapter(adapter)
         chosen = choose_task(folder, task, adapter)
         window = tuple(facts["window"]) if facts.get("window") else None
-        plan = plan_of(scales, chosen, 2, adapter is not None, batch=options.get("batch", BATCH))
+        trained, batch = weights.load_levels(folder), options.get("batch", BATCH)
+        plan = plan_of(scales, chosen, 2, adapter is not None, trained, batch=batch)
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window, "plan": plan}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 
@@ -309,8 +311,14 @@ class Predictor:
         return fit(self._subject(image, target), self._place(image.shape[1:]))
 
     def to_shown(self, image: Tensor, target: Tensor | None = None) -> Subject:
-        """Brings an image, and its target, to the network's size, unless they are shown in windows."""
-        return self.to_size(image, target) if self.plan is None else self._subject(image, target)
+        """Brings an image, and its target, to the network's size, unless they are shown in windows.
+
+        Images that are smaller than the network's are enlarged, as in training, unless they are to be restored.
+        """
+        small = all(side <= most for side, most in zip(image.shape[1:], self.network.image_size, strict=True))
+        if self.plan is None or (small and not restores(self.task)):
+            return self.to_size(image, target)
+        return self._subject(image, target)
 
     def _subject(self, image: Tensor, target: Tensor | None) -> Subject:
         images, labels = {"image": image}, dict[str, Tensor]()
@@ -394,7 +402,8 @@ class Predictor:
     def _paint_batch(self, batch: Batch, each: Pass) -> Iterator[Tensor]:
         """Paints images on their own grid, `(C_out, H, W)`."""
         if self.plan is not None:
-            yield from each.paint_windows(batch.images)
+            for values, size in zip(each.paint_windows(batch.images), batch.sizes, strict=True):
+                yield values if values.shape[1:] == size else restore(values, self._place(size))
             return
         small = each.paint(torch.stack(batch.images))
         for values, size in zip(small, batch.sizes, strict=True):

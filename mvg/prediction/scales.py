@@ -19,6 +19,7 @@ def plan_of(
     task: Task,
     axes: int,
     adapted: bool = False,
+    trained: bool = False,
     retrieval: Retrieval | None = None,
     **options: Any,
 ) -> NextScale | None:
@@ -28,12 +29,13 @@ def plan_of(
         scales: "whole" brings each image to the network's size, and the answer back; "full" answers windows of full
             resolution, "coarse-to-fine" windows of all scales, each led by the coarser answer; of 2D networks of three
             scales at most, up to four times their size, from which larger images are enlarged. "auto" takes
-            "coarse-to-fine" for networks for volumes, and for 2D networks that restore the query, as what is painted at
-            the network's size is blurred when it is enlarged; "whole" for all else that 2D networks are asked: label
-            maps and synthesis, and what an adapter was trained for, on whole images.
+            "coarse-to-fine" for networks for volumes, and for 2D networks that were trained so or restore the query, as
+            what is painted at the network's size is blurred when it is enlarged; "whole" for all else that 2D networks
+            are asked: label maps and synthesis, and what an adapter was trained for, on whole images.
         task: What is asked.
         axes: Axes of the network's images, 2 or 3.
         adapted: An adapter changes the network.
+        trained: The network was trained on windows of all levels, see `mvg.weights.load_levels`.
         retrieval: Which windows of the context are shown; by default those at the same place of volumes, and of images
             those that show most, the same for all windows of a scale, so that they are read once.
         **options: Other arguments of `NextScale`; `batch` is by default 16 for 2D networks.
@@ -47,8 +49,7 @@ def plan_of(
     if scales not in get_args(Scales):
         raise ValueError(f"`scales` must be one of {', '.join(get_args(Scales))}, got {scales!r}")
     if scales == "auto":
-        restores = task.keeps_units and not task.is_label
-        scales = "whole" if axes == 2 and (adapted or not restores) else "coarse-to-fine"
+        scales = "whole" if axes == 2 and (adapted or not (trained or restores(task))) else "coarse-to-fine"
     if scales == "whole":
         if axes == 3:
             raise ValueError("networks for volumes answer in windows, not `whole`; choose full or coarse-to-fine")
@@ -59,6 +60,11 @@ def plan_of(
     plan = NextScale(scales == "full", retrieval=windows, limit=limit, **{**defaults, **options})
     check_plan(plan, task)
     return plan
+
+
+def restores(task: Task) -> bool:
+    """Tells whether a task paints the query itself, better."""
+    return task.keeps_units and not task.is_label
 
 
 def check_plan(plan: NextScale, task: Task) -> None:
