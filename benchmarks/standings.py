@@ -207,12 +207,18 @@ def boards(records: Sequence[Record], samples: int = 2000, seed: int = 0) -> lis
 
 
 def _by_shot(part: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yields the rows of each number of examples, with those of entrants that see none and were not asked with any."""
+    """Yields the rows of each number of examples, with those of entrants that see none and were not asked with any.
+
+    These count where a structure was asked with so many examples at all: some data sets lack patients for many.
+    """
     shots = sorted(set(part["shot"]) - {0}) or [0]
     without = part[part["shot"] == 0]
     for shot in shots:
         own = part[part["shot"] == shot]
         others = without[~without["entrant"].isin(own["entrant"])] if shot else without.iloc[:0]
+        asked = pd.MultiIndex.from_frame(own[["variant", "structure"]])
+        if shot:
+            others = others[pd.MultiIndex.from_frame(others[["variant", "structure"]]).isin(asked)]
         yield pd.concat([own, others]).sort_values([*_UNIT, "entrant", "draw"]).assign(shot=shot)
 
 

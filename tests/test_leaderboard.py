@@ -174,6 +174,14 @@ class TestBoards:
         for found in boards(records, 20):
             assert [(s.entrant, s.missing) for s in found.standings] == [("unet", 0), ("a", 0)]
 
+    def test_what_nobody_was_asked_with_so_many_examples_is_missing_for_nobody(self):
+        records = [record("a", c, 0.6, shot=s) for c in range(4) for s in (1, 4)]
+        records += [record("a", c, 0.6, shot=1, structure="rare") for c in range(4)]
+        records += [record("query", c, 0.2, shot=0, structure=s) for c in range(4) for s in (BASE.structure, "rare")]
+        for found in boards(records, 20):
+            assert [(s.entrant, s.missing) for s in found.standings] == [("a", 0), ("query", 0)]
+            assert len(found.parts) == 2 * (1 + (found.shot == 1))
+
     def test_ties_share_a_rank_and_rounding_makes_none(self):
         records = [record(e, c, v) for e, v in (("a", 0.7), ("b", 0.7), ("c", 0.7 - 1e-9)) for c in range(4)]
         assert [(s.entrant, s.rank) for s in board_of(records).standings] == [("a", 1), ("b", 1), ("c", 3)]
