@@ -42,8 +42,8 @@ class Told(Oracle):
     (3, tasks.Denoising(), True, False),
 ])  # fmt: skip
 def test_what_restores_the_query_is_answered_in_windows_and_all_else_whole(axes, task, adapted, whole):
-    assert (plan_of("auto", task, axes, adapted) is None) == whole
-    assert (plan_of("auto", task, axes, adapted, trained=True) is None) == (adapted and axes == 2)
+    assert (plan_of("auto", task, axes, adapted=adapted) is None) == whole
+    assert (plan_of("auto", task, axes, adapted=adapted, trained=True) is None) == (adapted and axes == 2)
 
 
 @pytest.mark.parametrize("size", [(75, 41), (20, 90), (10, 12), SIZE])

@@ -163,7 +163,9 @@ def predict_files(
     windows = retrieval_of(context_windows) if context_windows else None
     rollout: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
     asked = choose_task(weights, task, adapter)
-    options["plan"] = plan_of(scales, asked, axes, adapter is not None, load_levels(weights), windows, **rollout)
+    options["plan"] = plan_of(
+        scales, asked, axes, adapted=adapter is not None, trained=load_levels(weights), retrieval=windows, **rollout
+    )
     if axes == 3:
         predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))

@@ -18,6 +18,7 @@ def plan_of(
     scales: Scales,
     task: Task,
     axes: int,
+    *,
     adapted: bool = False,
     trained: bool = False,
     retrieval: Retrieval | None = None,
