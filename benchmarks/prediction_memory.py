@@ -29,7 +29,8 @@ from PIL import Image
 from mvg import weights
 from mvg.models import CanvasViT, ConvStem, Medverse, UNetDecoder
 from mvg.models.base import InContextModel
-from tasks import Segmentation
+from mvg.task import Task
+from tasks import Denoising, Segmentation
 
 CHILD = """
 import sys, torch
@@ -53,6 +54,7 @@ class Shape:
         examples: Number of examples.
         classes: Number of classes.
         queries: Number of queries.
+        task: What is asked; without labels, targets are images.
     """
 
     network: Callable[[], InContextModel]
@@ -60,6 +62,7 @@ class Shape:
     examples: int = 2
     classes: int = 1
     queries: int = 1
+    task: Callable[[], Task] = Segmentation
 
 
 def canvas(side: int, width: int = 192, depth: int = 6, dims: int = 2) -> InContextModel:
@@ -80,6 +83,9 @@ SHAPES: Mapping[str, Shape] = {
     "wide network": Shape(partial(canvas, 128, 768, 12), (256, 256), 4),
     "slices": Shape(partial(canvas, 96), (128, 128, 96), 2, 3),
     "slices of a large volume": Shape(partial(canvas, 64), (256, 256, 160), 1, 1),
+    "restored picture": Shape(partial(canvas, 96), (1024, 1024), 4, task=Denoising),
+    "16 restored pictures": Shape(partial(canvas, 96), (128, 128), 4, 1, 16, Denoising),
+    "restored slices": Shape(partial(canvas, 96), (160, 160, 64), 2, task=Denoising),
     "windows": Shape(partial(windows, 64, 8), (96, 96, 80), 2, 2),
     "windows of a canvas": Shape(partial(canvas, 32, 128, 4, 3), (64, 64, 48), 2, 1),
     "windows of a large volume": Shape(partial(windows, 64, 4), (192, 192, 128), 1, 1),
@@ -89,7 +95,7 @@ SHAPES: Mapping[str, Shape] = {
 def write_files(shape: Shape, folder: Path) -> None:
     """Writes weights, examples and queries."""
     torch.manual_seed(0)
-    weights.save(folder / "weights", shape.network(), {"segmentation": Segmentation()})
+    weights.save(folder / "weights", shape.network(), {"asked": shape.task()})
     rng = np.random.default_rng(0)
     for number in range(shape.examples + shape.queries):
         values = rng.integers(0, 255, shape.size, dtype=np.uint8)
@@ -99,7 +105,7 @@ def write_files(shape: Shape, folder: Path) -> None:
             _write(folder / "queries" / str(number), values)
             continue
         _write(folder / "context" / "images" / str(number), values)
-        _write(folder / "context" / "labels" / str(number), labels)
+        _write(folder / "context" / "targets" / str(number), labels if shape.task().is_label else values)
 
 
 def _write(path: Path, values: np.ndarray) -> None:
