@@ -100,7 +100,7 @@ class Contest:
             raise ValueError(f"`minutes` must be greater than 0, got {minutes}")
         self.output, self.minutes, self.suite, self.extent = output, minutes, suite, list(extent)
         self.precision, self.workers = precision, workers
-        self.costs = Costs(output / "costs.json")
+        self.costs, self._configs = Costs(output / "costs.json"), dict[str, str]()
 
     def options(self, name: str) -> list[str]:
         """The words of `mvg fit` that describe an entrant, steps aside."""
@@ -112,13 +112,13 @@ class Contest:
         return words + [f"--data.weights.{part}={weight}" for part, weight in entry.weights.items()]
 
     def config(self, name: str) -> dict[str, Any]:
-        """Reads the whole configuration of an entrant as `mvg fit` understands it; kept in its folder."""
-        path = self.output / name / "config.yaml"
-        if not path.is_file():
+        """Reads the whole configuration of an entrant as `mvg fit` understands it."""
+        if name not in self._configs:
             words = ["-m", "mvg", "fit", *self.options(name), "--print_config"]
-            text = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
-            write_whole({path: text.encode()})
-        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+            self._configs[name] = subprocess.run(
+                [sys.executable, *words], capture_output=True, text=True, check=True
+            ).stdout
+        return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(self._configs[name])))
 
     def stepper(self, name: str) -> Stepper:
         """Prepares a training step of an entrant, to be timed."""

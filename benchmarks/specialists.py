@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from benchmarks.entrant import Entrant, Shown, digest, first_of
 from benchmarks.evaluation import Protocol
@@ -20,7 +20,7 @@ from benchmarks.unet import Specialist, Specialty, specialties, train_unet
 from mvg.data import EpisodeDataModule
 from mvg.data.geometry import from_slices, resize
 from mvg.files import write_whole
-from mvg.weights import write_tensors
+from mvg.weights import unshared
 from tasks import Segmentation, Synthesis
 
 INDEX = "specialists.json"
@@ -65,11 +65,8 @@ class UNetSpecialists(Entrant):
             if not path.is_file():
                 made = train_unet(data, specialty, minutes / len(wanted), workers=workers)
                 folder.mkdir(parents=True, exist_ok=True)
-                # MONAI holds each layer under two names; a file holds no memory twice, so the second is a copy
-                state = {
-                    key: value.clone(memory_format=torch.contiguous_format) for key, value in made.state_dict().items()
-                }
-                write_tensors(path, state)
+                # MONAI holds each layer under two names, and a file no memory twice: the second is a copy
+                write_whole({path: save(unshared(made.state_dict()))})
         learned = [{"source": each.source, "kind": kind_of(each.task), "classes": each.classes} for each in wanted]
         text = json.dumps({"image_size": list(data.image_size), "minutes": minutes, "learned": learned}, indent=2)
         write_whole({folder / INDEX: f"{text}\n".encode()})

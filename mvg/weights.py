@@ -240,11 +240,12 @@ def note_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
 
 def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies tensors that share memory, which safetensors refuses to write."""
+    """Copies tensors that share memory or are not contiguous, which safetensors refuses to write."""
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():
-        result[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        shared = tensor.data_ptr() in seen
+        result[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
     return result
 
