@@ -257,6 +257,22 @@ def test_same_position_shows_each_slice_what_lies_beside_it(tmp_path):
     assert np.abs(found(write(tmp_path / "a.nii", values())).image - ramp).max() < 1e-5
 
 
+@pytest.mark.parametrize("choice", ["same-position", "spread"])
+def test_slices_that_show_the_change_are_the_examples_of_a_restoration(choice, tmp_path):
+    whole = 0.2 + 0.8 * values()
+    holed = whole.copy()
+    holed[2:6, 2:6, 3:5] = 0
+    paths = [write(tmp_path / f"{name}.nii", array) for name, array in (("holed", holed), ("whole", whole))]
+    flat = Predictor(Copy(1, 1, SIZE), tasks.Inpainting())
+    found = VolumePredictor(flat, rule=Window(0, 1), slices="axial", choice=choice, examples=2)
+    found.set_context(paths[:1], paths[1:])
+    for passes in found.contexts:
+        for image in passes[0].context_images:
+            assert (image == 0).sum() == 16
+    found.set_context(paths[1:], paths[1:])
+    assert len(found.contexts[0][0].context_images) == 2
+
+
 def test_masks_of_255_are_class_1_and_the_log_says_so(tmp_path, caplog):
     found = predictor(folder=tmp_path)
     mask = write(tmp_path / "t.nii", 255 * (values() > 0.5), kind=np.uint8)

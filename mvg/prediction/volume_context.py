@@ -20,13 +20,14 @@ from mvg.prediction.answers import Units, units_of
 from mvg.prediction.context import Example, present
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import Raster, Source, to_tensor
+from mvg.prediction.scales import restores
 from mvg.prediction.scans import Scan, VolumeSource, cut, scan_of
-from mvg.prediction.slices import Slice
+from mvg.prediction.slices import ENOUGH, Slice
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
 
-_AIR, _CONTENT = 0.05, 0.02
+_AIR, _CONTENT, _CHANGE = 0.05, 0.02, 0.02
 
 
 class AnyPredictor(Protocol):
@@ -185,6 +186,13 @@ def read_picture_slices(predictor: Predictor, images: Sequence[Source], targets:
     return Cut([to_slice(predictor, image, target, 0.5) for image, target in shown], None, pairs.units, pairs.channels)
 
 
+def changes(image: Tensor, target: Tensor) -> bool:
+    """Tells whether a target differs from its image; a slice without a hole does not show that holes are filled."""
+    if image.shape != target.shape:
+        return True
+    return int(((target - image).abs().amax(0) > _CHANGE).sum()) >= ENOUGH
+
+
 def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: float) -> Slice:
     """Brings a pair to the size at which it is shown, and counts what it shows."""
     fitted = predictor.to_shown(image, target)
@@ -193,7 +201,8 @@ def to_slice(predictor: Predictor, image: Tensor, target: Tensor, position: floa
         counts = np.bincount(small.flatten().numpy(), minlength=int(target.max()) + 1)
         return Slice(Example(fitted.images["image"], small), position, {k: int(counts[k]) for k in present(target)})
     content = int((image[0] > _AIR).sum())
-    pixels = {0: content if content >= _CONTENT * image[0].numel() else 1}
+    told = content >= _CONTENT * image[0].numel() and (not restores(predictor.task) or changes(image, target))
+    pixels = {0: content if told else 1}
     shown = fitted.images["image"], fitted.images["target"]
     if predictor.plan is not None:
         shown = shown[0].half(), shown[1].half()  # of volumes that are shown in windows many slices are held
