@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvg.data.geometry import resize
 from mvg.data.source import Index
 from mvg.data.subject import Subject
 from mvg.episode import Pair, Spec
@@ -25,6 +26,7 @@ from tasks.painting import (
 )
 from tasks.restoration import ImageTask, check_kinds
 
+_FINEST, _RIM = {2: 4, 3: 2}, 0.05
 Hole = Literal["boxes", "blobs", "strokes", "slabs", "given"]
 
 
@@ -33,7 +35,9 @@ class Inpainting(ImageTask):
 
     The kind of hole and its size are drawn once for an episode, its place and shape for each image, around points of
     the foreground. Every hole has one to three parts. Its pixels get the constant `fill`, without noise, and weigh at
-    least twice as much in the loss as the others: that is also how scores know the hole. Scores inside the hole end
+    least twice as much in the loss as the others: that is also how scores know the hole. In training some holes are cut
+    at a finer resolution and brought to that of the image, as files are that have a hole: their edges are soft, and a
+    network that has only seen sharp ones leaves a dark rim. Scores inside the hole end
     in `_hole`; the others are taken in the foreground of the true image (values above 0.01). The data range is 1.
 
     Args:
@@ -47,6 +51,7 @@ class Inpainting(ImageTask):
         fill: Value of the hole.
         hole: Least share of the loss weight that the hole gets, [0, 1).
         mim: Share of training episodes trained by masked image modelling, [0, 1].
+        soft: Share of training episodes whose holes have soft edges, [0, 1].
     """
 
     metrics: ClassVar[Mapping[str, bool]] = {
@@ -69,13 +74,16 @@ class Inpainting(ImageTask):
         fill: float = 0.0,
         hole: float = 0.5,
         mim: float = 0.9,
+        soft: float = 0.5,
     ) -> None:
         check_kinds(kinds, [*FIELDS, "given"])
+        if not 0 <= soft <= 1:
+            raise ValueError(f"`soft` must be a share in [0, 1], got {soft}")
         if not 0 <= hole < 1:
             raise ValueError(f"`hole` must be in [0, 1), got {hole}")
         super().__init__({}, 0.0, mim)
         self.role, self.degraded, self.mask, self.kinds = role, degraded, mask, list(kinds)
-        self.share, self.fill, self.hole = check_range("share", share, 0.9), fill, hole
+        self.share, self.fill, self.hole, self.soft = check_range("share", share, 0.9), fill, hole, soft
 
     def accepts(self, index: Index) -> bool:
         """Says whether an index offers the image, and the mask if no other hole is allowed."""
@@ -97,6 +105,7 @@ class Inpainting(ImageTask):
             raise ValueError(f"no item offers {self.role!r} with the hole {self.mask!r}; add another kind of hole")
         kind = possible[int(rng.integers(len(possible)))]
         share = float(rng.uniform(*self.share))
+        fine = int(rng.integers(2, _FINEST[2] + 1)) if training and rng.random() < self.soft else 1
         required = [self.role, self.mask] if kind == "given" else [self.role]
         return {
             "query": required,
@@ -104,6 +113,7 @@ class Inpainting(ImageTask):
             "inputs": [self.degraded],
             "kind": kind,
             "share": None if kind == "given" else share,
+            "fine": fine,
             "channels": 1,
         }
 
@@ -120,17 +130,38 @@ class Inpainting(ImageTask):
             return Pair(subject.images[self.degraded], clean_image(subject, self.role), weight)
         target = clamped_image(subject, self.role)
         if spec["kind"] != "given":
-            hole = cut_hole(target, spec["kind"], spec["share"], rng)
+            fine = min(spec.get("fine", 1), _FINEST[target.ndim - 1])
+            cover = cover_hole(target, spec["kind"], spec["share"], rng, fine)
         elif hole is None:
             raise ValueError(f"case {subject.item.case!r} holds no hole {self.mask!r}")
-        return Pair(torch.where(hole, self.fill, target), target, mark(hole, self.hole))
+        else:
+            cover = hole.float()
+        image = torch.lerp(target, torch.full_like(target, self.fill), cover)
+        return Pair(image, target, mark(cover > _RIM, self.hole))
 
     def masks(self, pair: Pair, target: Tensor) -> Mapping[str, Tensor]:
         """Scores inside the hole, and in the foreground."""
         return {"_hole": marked(pair), "": foreground(target)}
 
 
-def cut_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator) -> Tensor:
+def cover_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator, fine: int = 1) -> Tensor:
+    """Draws how much of each pixel a hole covers.
+
+    Args:
+        image: As of `cut_hole`.
+        kind: As of `cut_hole`.
+        share: As of `cut_hole`.
+        rng: Source of randomness.
+        fine: By how much finer the grid is in which the hole is cut; its edges are soft from 2 on.
+
+    Returns:
+        `(*S)`, [0, 1], float32.
+    """
+    hole = cut_hole(image, kind, share, rng, fine).float()
+    return hole if fine == 1 else resize(hole[None], image.shape[1:])[0].clamp(0, 1)
+
+
+def cut_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator, fine: int = 1) -> Tensor:
     """Draws a hole.
 
     A field that grows away from some points of the foreground is cut where the wanted number of pixels lies below,
@@ -141,11 +172,12 @@ def cut_hole(image: Tensor, kind: Hole, share: float, rng: np.random.Generator) 
         kind: "boxes", "blobs", "strokes" or "slabs".
         share: Share of the pixels that the hole takes, (0, 1).
         rng: Source of randomness.
+        fine: By how much finer its grid is than the image's.
 
     Returns:
-        `(*S)`, bool.
+        `(*S)`, or so many times finer, bool.
     """
-    shape = tuple(image.shape[1:])
+    shape = tuple(fine * size for size in image.shape[1:])
     points = np.stack([_foreground_point(image, rng) for _ in range(rng.integers(1, 4))])
     field = FIELDS[kind](shape, points, rng)
     count = max(1, round(share * field.size))

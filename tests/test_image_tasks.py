@@ -8,11 +8,12 @@ import pytest
 import torch
 from test_tasks import ROLES, SHAPES, TASKS, cases, episode
 
+from mvg.data.geometry import resize
 from mvg.data.source import Index
 from mvg.data.subject import Item, Subject
 from mvg.episode import Pair
 from tasks import Denoising, Inpainting, Synthesis
-from tasks.inpainting import cut_hole
+from tasks.inpainting import cover_hole, cut_hole
 from tasks.painting import marked
 from tasks.synthesis import image_roles
 
@@ -91,12 +92,40 @@ def test_holes_have_their_size(kind, shape):
 
 def test_the_hole_is_filled_visible_and_known_to_the_score():
     for seed in range(6):
-        _, subjects, pairs = episode(Inpainting(fill=0.9), seed=seed)
+        _, subjects, pairs = episode(Inpainting(fill=0.9, soft=0.0), seed=seed)
         for subject, pair in zip(subjects, pairs, strict=True):
             hole = marked(pair)
             assert 0.02 < float(hole.float().mean()) < 0.25
             assert bool((pair.image[0, hole] == 0.9).all())
             assert torch.equal(pair.image[0, ~hole], subject.images["image"][0, ~hole])
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (12, 16, 20)])
+@pytest.mark.parametrize("kind", ["boxes", "blobs", "strokes", "slabs"])
+def test_soft_holes_are_those_of_a_finer_image_brought_to_size(kind, shape):
+    fine, image = 2, torch.ones(1, *shape)
+    cover = cover_hole(image, kind, 0.15, np.random.default_rng(3), fine)
+    hole = cut_hole(image, kind, 0.15, np.random.default_rng(3), fine)
+    assert hole.shape == tuple(fine * size for size in shape)
+    assert torch.allclose(1 - cover, resize(torch.where(hole, 0.0, torch.ones(1, *hole.shape)), shape)[0], atol=1e-5)
+    assert float(cover.mean()) == pytest.approx(0.15, rel=0.2)
+    assert ((cover > 0) & (cover < 1)).any()
+
+
+def test_some_holes_of_training_and_no_others_are_soft():
+    def soft(training):
+        specs = [
+            Inpainting().draw(cases()[0], np.random.default_rng(seed), training)["fine"] > 1 for seed in range(200)
+        ]
+        return sum(specs) / len(specs)
+
+    assert 0.4 < soft(True) < 0.6
+    assert soft(False) == 0
+    _, subjects, pairs = episode(Inpainting(kinds=["boxes"], soft=1.0))
+    for subject, pair in zip(subjects, pairs, strict=True):
+        image, seen = subject.images["image"], ~marked(pair)
+        assert (image - pair.image)[0, seen].abs().max() < 0.06
+        assert torch.equal(pair.target, image)
 
 
 def test_hole_scores_see_only_the_hole():
