@@ -24,7 +24,7 @@ def test_records_do_not_contradict_each_other_and_are_of_the_suite_of_now(frame)
 
 
 def test_every_entrant_of_the_contest_is_there_with_what_it_was_asked(frame):
-    assert {path.name for path in KEPT.iterdir()} - {"ours-swapped", "ours-shuffled"} == set(names())
+    assert {path.name for path in KEPT.iterdir()} >= set(names())
     unit = ["dataset", "task", "variant", "structure", "case"]
     for shot in (1, 4):
         asked = {
