@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 import tasks
 from mvg.cli import main
 from mvg.data import EpisodeDataModule, EpisodeDataset, EpisodeLoader, FolderSource
+from mvg.data.loader import start_worker
 from mvg.data.quarantine import Quarantine
 from mvg.episode import Episode
 from mvg.models import CanvasViT
@@ -271,3 +273,25 @@ data:
   epoch_length: 8
   val_length: 2
 """
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_leave_when_their_own_process_says_so_and_no_other(method):
+    context = multiprocessing.get_context(method)
+    ready = context.Event()
+    child = context.Process(target=idle_worker, args=(ready,))
+    child.start()
+    assert ready.wait(120)
+    subprocess.run(["kill", "-TERM", str(child.pid)], check=True)
+    child.join(1)
+    assert child.is_alive()
+    child.terminate()
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def idle_worker(ready):
+    start_worker(0)
+    ready.set()
+    time.sleep(300)

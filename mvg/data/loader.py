@@ -201,8 +201,8 @@ def obituary(process: BaseProcess) -> str:
     )
 
 
-def _leave_when_told(parent: int) -> None:
-    """Ends this process when its parent sends SIGTERM."""
+def _leave_when_told(parent: int | None) -> None:
+    """Ends this process when the one that started it sends SIGTERM."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
@@ -219,8 +219,9 @@ def start_worker(_: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
+    parent = multiprocessing.parent_process()
+    if hasattr(signal, "sigwaitinfo") and parent is not None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_leave_when_told, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_leave_when_told, args=(parent.pid,), daemon=True).start()
     if sys.__stderr__ is not None:
         faulthandler.enable(sys.__stderr__)
