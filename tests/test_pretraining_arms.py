@@ -107,15 +107,11 @@ def test_synthetic_episodes_train_beside_files_and_only_patients_are_scored(arms
     assert {record["source"] for record in ablation.score("arm", network.eval(), "val")} == {"squares"}
 
 
-def shares(dataset):
-    return {pair: share for pair, share in zip(dataset.pairs, np.diff(dataset._bounds, prepend=0), strict=True)}
-
-
 @real_data
 @pytest.mark.parametrize(("name", "network"), [("open_2d", "mvg_small"), ("open_3d", "mvg_small_3d")])
 def test_half_of_the_episodes_are_synthetic(name, network):
     data = load_data(CONFIGS / "data" / f"{name}.yaml", build(CONFIGS / "network" / f"{network}.yaml"))
-    found = shares(data.make_dataset("train"))
+    found = data.make_dataset("train").shares
     assert sum(share for pair, share in found.items() if pair[0] == "synthetic") == pytest.approx(0.5)
 
 
@@ -123,5 +119,5 @@ def test_half_of_the_episodes_are_synthetic(name, network):
 @pytest.mark.parametrize(("arm", "share"), [("ours", 0.5), ("real-alone", 0), ("synthetic-alone", 1)])
 def test_share_of_synthetic_episodes_of_an_arm(arm, share):
     data = load_data(OmegaConf.to_container(OmegaConf.create(ARMS.data_of(arm)), resolve=True), ARMS.build(arm))
-    found = shares(data.make_dataset("train"))
+    found = data.make_dataset("train").shares
     assert sum(part for pair, part in found.items() if pair[0] == "synthetic") == pytest.approx(share)

@@ -102,6 +102,10 @@ class EpisodeDataset(Dataset[Episode]):
         quarantine: What becomes of cases that cannot be read; by default the first one is an error.
         flat_size: Size of the images of sources of two axes, beside volumes; a batch then holds images of one size.
 
+    Attributes:
+        pairs: Names of source and task.
+        shares: How often training draws each pair, in all 1.
+
     Raises:
         ValueError: If a split, `context_size` or `cohort_block` is out of range, or `weights` names what is not there.
     """
@@ -163,6 +167,7 @@ class EpisodeDataset(Dataset[Episode]):
         self._subjects: OrderedDict[tuple[str, Item], Subject] = OrderedDict()
         self.remembered, self.ranks, self.quarantine = remembered, ranks, quarantine or Quarantine()
         self.pairs, shares = weigh_pairs(self.sources, self.tasks, weights or {}, self._fits)
+        self.shares = {pair: float(share / sum(shares)) for pair, share in zip(self.pairs, shares, strict=True)}
         self._buckets = Buckets(self.pairs, shares, {name: source.dims for name, source in self.sources.items()})
 
     @property
