@@ -275,10 +275,8 @@ data:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_leave_when_their_own_process_says_so_and_no_other(method):
-    context = multiprocessing.get_context(method)
+def test_forked_workers_leave_when_their_own_process_says_so_and_no_other():
+    context = multiprocessing.get_context("fork")
     ready = context.Event()
     child = context.Process(target=idle_worker, args=(ready,))
     child.start()

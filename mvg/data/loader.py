@@ -213,7 +213,8 @@ def start_worker(_: int) -> None:
 
     It keeps to one thread, so that such processes do not compete for the cores, says where it crashed, and leaves
     signals that end a run to the training process, which still needs batches for the step under way. Schedulers and
-    `timeout` send SIGTERM to all processes of a run; from the training process alone it ends this one.
+    `timeout` send SIGTERM to all processes of a run; from the training process alone it ends this one, if it was
+    forked: in one that was spawned, threads of libraries may get the signal first.
     """
     torch.set_num_threads(1)
     for name in ("SIGINT", "SIGUSR1"):
