@@ -214,12 +214,13 @@ def _by_shot(part: pd.DataFrame) -> Iterator[pd.DataFrame]:
     shots = sorted(set(part["shot"]) - {0}) or [0]
     without = part[part["shot"] == 0]
     for shot in shots:
-        own = part[part["shot"] == shot]
-        others = without[~without["entrant"].isin(own["entrant"])] if shot else without.iloc[:0]
-        asked = pd.MultiIndex.from_frame(own[["variant", "structure"]])
+        rows = own = part[part["shot"] == shot]
         if shot:
-            others = others[pd.MultiIndex.from_frame(others[["variant", "structure"]]).isin(asked)]
-        yield pd.concat([own, others]).sort_values([*_UNIT, "entrant", "draw"]).assign(shot=shot)
+            others = without[~without["entrant"].isin(own["entrant"])]
+            asked = pd.MultiIndex.from_frame(own[["variant", "structure"]])
+            known = pd.MultiIndex.from_frame(others[["variant", "structure"]]).isin(asked)
+            rows = pd.concat([own, others[known]])
+        yield rows.sort_values([*_UNIT, "entrant", "draw"]).assign(shot=shot)
 
 
 def _board(rows: pd.DataFrame, primary: bool, samples: int, stream: Sequence[int]) -> Board:

@@ -13,6 +13,7 @@ from mvg.models import CanvasViT
 from mvg.models.base import InContextModel
 from mvg.prediction.predictor import Predictor
 from mvg.prediction.rasters import Raster, encode, limits, read_raster, to_tensor, to_units
+from mvg.wording import counted
 
 SIZE = (32, 32)
 
@@ -283,7 +284,8 @@ def test_query_with_other_channels_than_the_context_is_refused(context, query):
     images = [np.random.default_rng(held).random((*SIZE, held)).astype(np.float32) for held in (context, query)]
     predictor = Predictor(Copy(max(context, query)), tasks.Segmentation())
     predictor.set_context(images[:1], [np.ones(SIZE, np.uint8)])
-    with pytest.raises(ValueError, match=f"image 0: it has {query} channels?, but the context images have {context}"):
+    message = f"image 0: it has {counted(query, 'channel')}, but the context images have {context}"
+    with pytest.raises(ValueError, match=message):
         predictor(images[1])
 
 

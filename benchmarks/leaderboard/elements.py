@@ -125,7 +125,7 @@ def title(metric: str) -> str:
 
 def examples(shot: int) -> str:
     """Writes a number of examples."""
-    return f"{counted(shot, 'example')}" if shot else "No examples"
+    return counted(shot, "example") if shot else "No examples"
 
 
 def plain(value: float) -> str:

@@ -36,7 +36,7 @@ def question_card(boards: Sequence[Board], content: Content, colour: Mapping[str
     data = {"suite": first.suite, "task": first.task, "dataset": first.dataset, "unseen": first.unseen}
     marks = "".join(f' data-{name}="{escape(text)}"' for name, text in data.items())
     tags = [first.modality, f"protocol {first.protocol}"]
-    tags += [f"{counted(first.cases, 'case')}", f"{counted(first.patients, 'patient')}"]
+    tags += [counted(first.cases, "case"), counted(first.patients, "patient")]
     tags += [f"{max(b.draws for b in boards)} draws"] if max(b.draws for b in boards) > 1 else []
     tags += [f"not seen in training: {first.unseen.replace(';', ', ')}"] if first.unseen else []
     tags += ["models chose examples of their own"] if any(board.own_examples for board in boards) else []
@@ -65,7 +65,7 @@ def _leading(board: Board) -> str:
     names = escape(", ".join(standing.entrant for standing in best))
     amount = cell(best[0].mean, best[0].low, best[0].high) if math.isfinite(best[0].mean) else "no limit"
     text = f"{names}: {escape(title(board.metric))} {amount} {escape(board.unit)}".rstrip()
-    patients = f"{counted(board.patients, 'patient')}"
+    patients = counted(board.patients, "patient")
     return f'<span class="soft" data-shot="{board.shot}">{text}, {patients}</span>'
 
 

@@ -48,6 +48,11 @@ class Level:
         """Voxels at full resolution that a voxel of this level covers along each axis, at least 1."""
         return tuple(full / size for full, size in zip(self.shape, self.size, strict=True))
 
+    def windows(self, overlap: float) -> int:
+        """Number of windows in which the level is answered, if neighbours share a part of their side."""
+        sides = zip(self.padded, self.window, strict=True)
+        return math.prod(math.ceil((size - side) / max(1, int(side * (1 - overlap)))) + 1 for size, side in sides)
+
     def centre(self, low: Sequence[int]) -> tuple[float, ...]:
         """Relative place of the middle of a window in the volume, [0, 1]."""
         parts = zip(low, self.window, self.size, strict=True)

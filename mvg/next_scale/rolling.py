@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -154,12 +153,7 @@ class NextScale(metaclass=Configurable):
         if not self.retrieval.shared:
             return 1
         finest = levels(size, window)[: self.limit][-1]
-        step = 1 - self.overlap
-        windows = math.prod(
-            max(1, math.ceil((whole - side) / (side * step)) + 1)
-            for whole, side in zip(finest.size, finest.window, strict=True)
-        )
-        return max(1, self.batch // windows)
+        return max(1, self.batch // finest.windows(self.overlap))
 
     @torch.inference_mode()
     def scales(

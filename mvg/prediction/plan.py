@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 
-from mvg.next_scale.level import Level, levels
+from mvg.next_scale.level import levels
 from mvg.next_scale.retrieval import SamePlace
 from mvg.prediction.memory import GIB, KERNELS, SLACK, Need, fit_batch, in_gib, need_of, resident, voxels_of, whole_need
 from mvg.prediction.outputs import Job
@@ -21,14 +20,6 @@ from mvg.prediction.scans import Scan, cut, is_scan, read_scan
 from mvg.prediction.volume_predictor import VolumePredictor
 
 log = logging.getLogger(__name__)
-
-
-def windows_of(level: Level, overlap: float) -> int:
-    """Number of windows in which a level is answered."""
-    count = 1
-    for size, side in zip(level.padded, level.window, strict=True):
-        count *= math.ceil((size - side) / max(1, int(side * (1 - overlap)))) + 1
-    return count
 
 
 def volume_bytes(predictor: AnyPredictor, scan: Scan) -> int:
@@ -146,7 +137,7 @@ def _describe_windows(predictor: Predictor | ScalePredictor, size: Sequence[int]
     if plan is None:
         return "", 1
     scales = plan.levels(levels(size, predictor.network.image_size))
-    windows = [windows_of(level, plan.overlap) for level in scales]
+    windows = [level.windows(plan.overlap) for level in scales]
     return f", windows from coarse to fine: {', '.join(map(str, windows))}", sum(windows)
 
 
