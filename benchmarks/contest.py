@@ -4,8 +4,8 @@
 
 A step of every entrant is timed in turns with a step of ours, and the minutes become a number of steps. What is
 finished is skipped and what was stopped goes on: training from its last checkpoint, the suite from its last record.
-All networks answer images whole, at the size that they were trained at; ours restores images in windows of full
-resolution, too, under a name of its own.
+All networks for images answer them whole, at the size that they were trained at; ours restores images in windows of
+full resolution, too, under a name of its own. Networks for volumes answer those alone.
 Entrants leave `DIR/NAME/run/weights` and `DIR/results/NAME`; the page is `DIR/board/leaderboard.html`.
 """
 
@@ -37,6 +37,7 @@ from mvg.models.base import InContextModel
 log = logging.getLogger(__name__)
 
 BASE = "configs/real_2d.yaml"
+VOLUMES = "configs/real_3d.yaml"
 RECIPES = Path("configs/entrants")
 UNETS = "u-nets"
 OURS = "ours"
@@ -50,6 +51,8 @@ KINDS = {
     "inpainting": ("inpainting",),
 }
 """What specialists of ours learn alone: kind of task to the names that it has in the data."""
+GROUPS = {kind: (kind,) for kind in KINDS} | {"restoration": ("denoising", "inpainting")}
+"""What networks of ours learn that do not learn everything: one kind of task, or few."""
 LACKING = {"synthesis": ("hippocampus", "nerve", "chest")}
 """Sources that cannot be asked a kind of task, so that a specialist must leave them out."""
 
@@ -62,22 +65,30 @@ class Contestant:
         recipe: Its file in `configs/entrants`.
         tasks: Kinds of task that it is asked; all by default.
         weights: Weights of parts of the data that replace those of the recipe, by name.
+        base: The configuration that the recipe changes.
+        scales: How it answers, see `mvg benchmark run --help`.
+        batches: Batches in a step that is timed; more than 1 where some cost more than others.
     """
 
     recipe: str
     tasks: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
+    base: str = BASE
+    scales: str = "whole"
+    batches: int = 1
 
 
 def contestants() -> dict[str, Contestant]:
-    """Lists who can be trained: the recipes of the field, ours, and specialists of ours for one kind of task."""
+    """Lists who can be trained: the recipes of the field, ours, and ours for few kinds of task."""
     found = {OURS: Contestant(OURS)}
     found |= {name: Contestant(name) for name in ("mvg_released", "mvg_paper", "painter", "lvm")}
     found["universeg"] = Contestant("universeg", ("segmentation",))
-    for kind in KINDS:
-        others = {name: 0.0 for other, names in KINDS.items() if other != kind for name in names}
-        others |= dict.fromkeys(LACKING.get(kind, ()), 0.0)
-        found[f"{OURS}-{kind}"] = Contestant(OURS, (kind,), others)
+    for group, kinds in GROUPS.items():
+        others = {name: 0.0 for other, names in KINDS.items() if other not in kinds for name in names}
+        others |= dict.fromkeys(LACKING.get(group, ()), 0.0)
+        found[f"{OURS}-{group}"] = Contestant(OURS, kinds, others)
+    for name, scales in (("ours_volumes", "coarse-to-fine"), ("medverse", "coarse-to-fine"), ("neuroverse3d", "whole")):
+        found[name] = Contestant(name, weights={"hippocampus": 3.0}, base=VOLUMES, scales=scales, batches=4)
     return found
 
 
@@ -105,7 +116,7 @@ class Contest:
     def options(self, name: str) -> list[str]:
         """The words of `mvg fit` that describe an entrant, steps aside."""
         entry = contestants()[name]
-        words = ["--config", BASE, "--config", str(RECIPES / f"{entry.recipe}.yaml"), "--name", name]
+        words = ["--config", entry.base, "--config", str(RECIPES / f"{entry.recipe}.yaml"), "--name", name]
         words += ["--model.minutes=null", "--trainer.limit_val_batches=0", "--data.val_length=0", "--no_report"]
         words += ["--trainer.callbacks=null", f"--data.workers={self.workers}", "--trainer.enable_progress_bar=false"]
         words.append(f"--trainer.precision={'bf16-mixed' if self.precision == 'bf16' else '32'}")
@@ -123,7 +134,7 @@ class Contest:
     def stepper(self, name: str) -> Stepper:
         """Prepares a training step of an entrant, to be timed."""
         network, data = self.parts(name)
-        return training_step(network, data, self.precision == "bf16")
+        return training_step(network, data, self.precision == "bf16", contestants()[name].batches)
 
     def parts(self, name: str) -> tuple[InContextModel, EpisodeDataModule]:
         """Builds the network of an entrant, and its data."""
@@ -137,7 +148,7 @@ class Contest:
         """Turns the minutes into a number of steps; what a step costs is measured once."""
         if name not in self.costs.ratios:
             self.costs.measure(self.stepper(OURS), {name: lambda: self.stepper(name)}, turns=4)
-        return self.costs.steps(name, self.minutes)
+        return self.costs.steps(name, self.minutes * contestants()[name].batches)
 
     def train(self, name: str) -> Path:
         """Trains an entrant, or goes on with it; returns its weights.
@@ -172,23 +183,23 @@ class Contest:
         if name in TRIVIAL:
             self.ask(name, ["--entrant", name])
         elif name == WINDOWS:
-            self.restore()
+            told = ["--name", f"{OURS}, windows", "--tasks", json.dumps(list(RESTORED))]
+            self.ask(WINDOWS, [*self.trained(OURS, "coarse-to-fine"), *told])
         elif name == UNETS:
             UNetSpecialists.train(self.output / name, self.parts(OURS)[1], self.minutes, self.workers)
             self.ask(name, ["--entrant", f"{UNETS}:{self.output / name}", "--name", name])
         else:
-            trained, tasks = str(self.train(name)), contestants()[name].tasks
-            common = ["--weights", trained, "--scales"]
-            chosen = ["--tasks", json.dumps(list(tasks))] if tasks else []
-            self.ask(name, [*common, "whole", "--name", name, *chosen])
+            entry = contestants()[name]
+            trained = self.trained(name, entry.scales)
+            chosen = ["--tasks", json.dumps(list(entry.tasks))] if entry.tasks else []
+            self.ask(name, [*trained, "--name", name, *chosen])
             for control in CONTROLS if name == OURS else ():
                 told = ["--entrant", control, "--name", f"{name}, {control}"]
-                self.ask(f"{name}-{control}", [*common, "whole", *told])
+                self.ask(f"{name}-{control}", [*trained, *told])
 
-    def restore(self) -> None:
-        """Asks ours to restore images in windows."""
-        told = ["--name", f"{OURS}, windows", "--tasks", json.dumps(list(RESTORED))]
-        self.ask(WINDOWS, ["--weights", str(self.train(OURS)), "--scales", "coarse-to-fine", *told])
+    def trained(self, name: str, scales: str) -> list[str]:
+        """The words of `mvg benchmark run` for an entrant that is trained, here if need be."""
+        return ["--weights", str(self.train(name)), "--scales", scales]
 
     def page(self) -> None:
         """Makes the leaderboard of all that was asked so far."""

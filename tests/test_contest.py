@@ -28,7 +28,7 @@ def entered(tmp_path, monkeypatch):
     """A contest whose commands are noted instead of run."""
     monkeypatch.chdir(ROOT)
     made = Contest(tmp_path, 0.5, Path("configs/suites/open_small.yaml"), ["--draws", "2"], "bf16", 1)
-    made.costs.seconds, made.costs.ratios = 0.1, {OURS: 1.0, "painter": 1.5, "universeg": 2.0}
+    made.costs.seconds, made.costs.ratios = 0.1, {OURS: 1.0, "painter": 1.5, "universeg": 2.0, "medverse": 8.0}
     commands = []
     monkeypatch.setattr(contest, "_mvg", lambda words: commands.append([str(word) for word in words]))
     return made, commands
@@ -47,13 +47,13 @@ def test_entrants_are_configurations_that_can_be_read(name, entered, capsys, mon
     assert config["data"]["weights"]["nerve"] == base["weights"]["nerve"]
 
 
-def test_specialists_learn_one_kind_and_are_asked_it_alone():
+def test_specialists_learn_few_kinds_and_are_asked_them_alone():
     found = contestants()
-    for kind, own in contest.KINDS.items():
-        entry = found[f"{OURS}-{kind}"]
-        assert entry.tasks == (kind,)
-        others = {name for names in contest.KINDS.values() for name in names} - set(own)
-        assert set(entry.weights) == others | set(contest.LACKING.get(kind, ()))
+    for group, kinds in contest.GROUPS.items():
+        entry, own = found[f"{OURS}-{group}"], {name for kind in kinds for name in contest.KINDS[kind]}
+        assert entry.tasks == kinds
+        others = {name for names in contest.KINDS.values() for name in names} - own
+        assert set(entry.weights) == others | set(contest.LACKING.get(group, ()))
     assert set(names()) == {*TRIVIAL, *found, UNETS, WINDOWS}
 
 
@@ -91,6 +91,15 @@ def test_all_answer_whole_and_ours_restores_in_windows_too(entered):
     assert json.loads(asked[-1][asked[-1].index("--tasks") + 1]) == list(RESTORED)
     known = {question.task for question in load_suite("configs/suites/open_small.yaml").questions()}
     assert known >= set(RESTORED)
+
+
+def test_networks_for_volumes_train_on_volumes_and_answer_coarse_to_fine(entered):
+    made, commands = entered
+    made.enter("medverse")
+    trained, asked = commands
+    assert "configs/real_3d.yaml" in trained
+    assert "--trainer.max_steps=150" in trained  # four batches in a step that is timed
+    assert asked[asked.index("--scales") + 1] == "coarse-to-fine"
 
 
 def test_u_nets_are_kept_and_answer_as_when_they_were_trained(tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.contest import contestants
 from mvg.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -17,8 +18,8 @@ SMALL = {
 
 
 def files(recipe):
-    base = "medverse_small" if recipe.stem == "neuroverse3d" else "real_2d"
-    return ["--config", str(ROOT / "configs" / f"{base}.yaml"), "--config", str(recipe)]
+    base = next(entry.base for entry in contestants().values() if entry.recipe == recipe.stem)
+    return ["--config", str(ROOT / base), "--config", str(recipe)]
 
 
 @pytest.fixture
@@ -61,9 +62,8 @@ def test_recipe_starts_training(path, parsed):
 def test_nothing_of_another_recipe_is_left_in_the_network(path, parsed):
     alone, merged = parsed(files(path)[2:]), parsed(files(path))
     assert merged["model"]["network"] == alone["model"]["network"]
-    if path.stem != "neuroverse3d":
-        assert all(merged["data"]["tasks"][name] == task for name, task in (alone["data"]["tasks"] or {}).items())
-        base = parsed(files(path)[:2])
-        assert merged["data"]["sources"] == base["data"]["sources"]
-        same = ("optimizer", "minutes", "weight_decay", "warmup")
-        assert all(merged["model"][name] == base["model"][name] for name in same)
+    assert all(merged["data"]["tasks"][name] == task for name, task in (alone["data"]["tasks"] or {}).items())
+    base = parsed(files(path)[:2])
+    assert merged["data"]["sources"] == base["data"]["sources"]
+    same = ("optimizer", "minutes", "weight_decay", "warmup")
+    assert all(merged["model"][name] == base["model"][name] for name in same)
