@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 BASE = "configs/real_2d.yaml"
 VOLUMES = "configs/real_3d.yaml"
+ASKED_VOLUMES = ("hippocampus", "brain", "sarcoma")
+"""What networks for volumes are asked: `headneck` takes windows of 32 half a minute for each of 54 questions."""
 RECIPES = Path("configs/entrants")
 UNETS = "u-nets"
 OURS = "ours"
@@ -64,6 +66,7 @@ class Contestant:
     Attributes:
         recipe: Its file in `configs/entrants`.
         tasks: Kinds of task that it is asked; all by default.
+        datasets: Data sets of the suite that it is asked; all by default.
         weights: Weights of parts of the data that replace those of the recipe, by name.
         base: The configuration that the recipe changes.
         scales: How it answers, see `mvg benchmark run --help`.
@@ -72,6 +75,7 @@ class Contestant:
 
     recipe: str
     tasks: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
     weights: Mapping[str, float] = field(default_factory=dict)
     base: str = BASE
     scales: str = "whole"
@@ -86,9 +90,11 @@ def contestants() -> dict[str, Contestant]:
     for group, kinds in GROUPS.items():
         others = {name: 0.0 for other, names in KINDS.items() if other not in kinds for name in names}
         others |= dict.fromkeys(LACKING.get(group, ()), 0.0)
-        found[f"{OURS}-{group}"] = Contestant(OURS, kinds, others)
+        found[f"{OURS}-{group}"] = Contestant(OURS, kinds, weights=others)
     for name, scales in (("ours_volumes", "coarse-to-fine"), ("medverse", "coarse-to-fine"), ("neuroverse3d", "whole")):
-        found[name] = Contestant(name, weights={"hippocampus": 3.0}, base=VOLUMES, scales=scales, batches=4)
+        found[name] = Contestant(
+            name, datasets=ASKED_VOLUMES, weights={"hippocampus": 3.0}, base=VOLUMES, scales=scales, batches=4
+        )
     return found
 
 
@@ -191,7 +197,8 @@ class Contest:
         else:
             entry = contestants()[name]
             trained = self.trained(name, entry.scales)
-            chosen = ["--tasks", json.dumps(list(entry.tasks))] if entry.tasks else []
+            limits = (("tasks", entry.tasks), ("datasets", entry.datasets))
+            chosen = [word for option, names in limits if names for word in (f"--{option}", json.dumps(names))]
             self.ask(name, [*trained, "--name", name, *chosen])
             for control in CONTROLS if name == OURS else ():
                 told = ["--entrant", control, "--name", f"{name}, {control}"]
