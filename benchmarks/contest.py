@@ -108,15 +108,23 @@ class Contest:
         extent: Options of `mvg benchmark run` that make it quick.
         precision: "bf16" or "32", for training and for answers.
         workers: Processes that prepare episodes.
+        fit: Further options of `mvg fit`, for every entrant.
     """
 
     def __init__(
-        self, output: Path, minutes: float, suite: Path, extent: Sequence[str], precision: str, workers: int
+        self,
+        output: Path,
+        minutes: float,
+        suite: Path,
+        extent: Sequence[str],
+        precision: str,
+        workers: int,
+        fit: Sequence[str] = (),
     ) -> None:
         if not minutes > 0:
             raise ValueError(f"`minutes` must be greater than 0, got {minutes}")
         self.output, self.minutes, self.suite, self.extent = output, minutes, suite, list(extent)
-        self.precision, self.workers = precision, workers
+        self.precision, self.workers, self.fit = precision, workers, list(fit)
         self.costs, self._configs = Costs(output / "costs.json"), dict[str, str]()
 
     def options(self, name: str) -> list[str]:
@@ -126,7 +134,7 @@ class Contest:
         words += ["--model.minutes=null", "--trainer.limit_val_batches=0", "--data.val_length=0", "--no_report"]
         words += ["--trainer.callbacks=null", f"--data.workers={self.workers}", "--trainer.enable_progress_bar=false"]
         words.append(f"--trainer.precision={'bf16-mixed' if self.precision == 'bf16' else '32'}")
-        return words + [f"--data.weights.{part}={weight}" for part, weight in entry.weights.items()]
+        return words + [f"--data.weights.{part}={weight}" for part, weight in entry.weights.items()] + self.fit
 
     def config(self, name: str) -> dict[str, Any]:
         """Reads the whole configuration of an entrant as `mvg fit` understands it."""
@@ -240,13 +248,19 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--cases", type=int, help="first cases of every question; all by default")
     parser.add_argument("--precision", choices=("bf16", "32"), default="bf16", help="of training and of answers")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare episodes")
+    parser.add_argument(
+        "--fit",
+        action="append",
+        default=[],
+        metavar="=--NAME=VALUE",
+        help="an option of `mvg fit`, for all; repeatable",
+    )
     options = parser.parse_args(args)
     if unknown := sorted(set(options.only) - set(names())):
         parser.error(f"unknown entrant {unknown[0]!r}; there are {', '.join(names())}")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    contest = Contest(
-        options.output, options.minutes, options.suite, extent_of(options), options.precision, options.workers
-    )
+    told = (options.output, options.minutes, options.suite, extent_of(options), options.precision, options.workers)
+    contest = Contest(*told, fit=options.fit)
     for name in [name for name in names() if name in options.only]:
         contest.enter(name)
         contest.page()

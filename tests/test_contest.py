@@ -37,9 +37,11 @@ def entered(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["lvm", "ours-denoising"])
 def test_entrants_are_configurations_that_can_be_read(name, entered, capsys, monkeypatch):
     monkeypatch.setenv("MVG_DATA", "data")
+    entered[0].fit = ["--data.tasks.inpainting.init_args.soft=0"]
     with pytest.raises(SystemExit):
         main(["fit", *entered[0].options(name), "--print_config"])
     config = yaml.safe_load(capsys.readouterr().out)
+    assert config["data"]["tasks"]["inpainting"]["init_args"]["soft"] == 0
     base = yaml.safe_load((ROOT / "configs/data/real.yaml").read_text())
     assert set(config["data"]["sources"]) == set(base["sources"])
     for part, weight in contestants()[name].weights.items():
