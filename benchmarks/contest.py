@@ -249,11 +249,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=("bf16", "32"), default="bf16", help="of training and of answers")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare episodes")
     parser.add_argument(
-        "--fit",
-        action="append",
-        default=[],
-        metavar="=--NAME=VALUE",
-        help="an option of `mvg fit`, for all; repeatable",
+        "--fit", action="append", default=[], metavar="OPTION", help="of `mvg fit`, for all: --fit=--data.seed=1"
     )
     options = parser.parse_args(args)
     if unknown := sorted(set(options.only) - set(names())):
