@@ -107,7 +107,7 @@ class Trained(Entrant):
             self._network = weights.load(self.folder)
         aspect, known = weights.load_aspect(self.folder), weights.load_tasks(self.folder)
         asked = find_task(known, task)
-        plan = plan_of(self.scales, asked, 2, trained=weights.load_levels(self.folder))
+        plan = plan_of(self.scales, asked, 2)
         flat = Predictor(self._network, asked, self.device, aspect, _RANGE, precision=self.precision, plan=plan)
         if dims == 2:
             return flat

@@ -25,22 +25,21 @@ from mvg.weights import describe, note_metrics, save
 log = logging.getLogger(__name__)
 
 
-def facts_of(source: Source, aspect: str | None = None, levels: bool = False) -> dict[str, Any]:
+def facts_of(source: Source, aspect: str | None = None) -> dict[str, Any]:
     """Collects what a user of weights needs to know of a source that they were trained on; no paths.
 
     Args:
         source: The source.
         aspect: How its images were brought to size.
-        levels: Windows of all levels of its images were shown, each after what is painted at the coarser one.
 
     Returns:
         Of "licence", "terms", "commercial" (use is allowed), "modality", "class_names", "intensity" (image role to
-        rule), "slices" (how volumes were cut), "trim" (cut to the box outside of which they are air), "aspect" and
-        "levels" those that are known.
+        rule), "slices" (how volumes were cut), "trim" (cut to the box outside of which they are air) and "aspect"
+        those that are known.
     """
     names = (*TERMS, "modality", "class_names", "intensity", "slices", "trim")
     facts = {name: getattr(source, name, None) for name in names}
-    known = {**facts, "aspect": aspect, "levels": levels or None}
+    known = {**facts, "aspect": aspect}
     return {name: to_config(value) for name, value in known.items() if value or value is False}
 
 
@@ -139,10 +138,9 @@ class SaveWeights(pl.Callback):
         if getattr(pl_module, "adaptation", None) is not None:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        tasks, aspect, teacher = (getattr(data, name, None) for name in ("tasks", "aspect", "next_scale"))
-        levels = teacher is not None and not teacher.single
+        tasks, aspect = (getattr(data, name, None) for name in ("tasks", "aspect"))
         held = getattr(data, "sources", {}).items()
-        sources = {name: {**facts_of(source, aspect, levels), **self.shown.get(name, {})} for name, source in held}
+        sources = {name: {**facts_of(source, aspect), **self.shown.get(name, {})} for name, source in held}
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         folder = Path(trainer.default_root_dir) / name
         network: nn.Module = pl_module.network  # type: ignore[assignment]

@@ -123,11 +123,6 @@ def load_aspect(source: str | Path) -> str:
     return str(next(found, "stretch"))
 
 
-def load_levels(source: str | Path) -> bool:
-    """Tells whether windows of all levels were trained, each after what is painted at the coarser one."""
-    return any(facts.get("levels") for facts in describe(source).get("sources", {}).values())
-
-
 def describe(source: str | Path) -> dict[str, Any]:
     """Reads what a folder says of itself: network, tasks, sources and their licences, version.
 

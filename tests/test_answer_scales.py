@@ -43,7 +43,6 @@ class Told(Oracle):
 ])  # fmt: skip
 def test_what_restores_the_query_is_answered_in_windows_and_all_else_whole(axes, task, adapted, whole):
     assert (plan_of("auto", task, axes, adapted=adapted) is None) == whole
-    assert (plan_of("auto", task, axes, adapted=adapted, trained=True) is None) == (adapted and axes == 2)
 
 
 @pytest.mark.parametrize("size", [(75, 41), (20, 90), (10, 12), SIZE])
@@ -103,14 +102,6 @@ def test_small_images_are_enlarged_unless_they_are_restored(task, size):
     assert tuple((seen[0] > 0.5).sum(k).max() for k in (0, 1)) == size
 
 
-def test_windows_are_the_way_of_weights_that_were_trained_so(tmp_path):
-    kept = {"toy": {"levels": True}}
-    for name, sources in (("windows", kept), ("whole", {"toy": {}})):
-        weights.save(tmp_path / name, tiny(), {"segmentation": tasks.Segmentation()}, sources)
-    made = {name: Predictor.from_pretrained(tmp_path / name, "segmentation") for name in ("windows", "whole")}
-    assert (made["windows"].plan is None, made["whole"].plan is None) == (False, True)
-
-
 def test_mirrored_members_agree_with_a_network_that_copies():
     query = noise(50, 40)
     predictor = Predictor(Copy(), tasks.Denoising(), plan=NextScale(), members=3)
@@ -132,9 +123,13 @@ def test_slices_of_volumes_keep_every_voxel(choice, looks, tmp_path):
     assert answer.shape == (20, 37, 5)
 
 
-def test_a_network_for_volumes_has_no_whole_answer():
-    with pytest.raises(ValueError, match="not `whole`; choose full or coarse-to-fine"):
-        plan_of("whole", tasks.Denoising(), 3)
+def test_a_network_for_volumes_answers_the_whole_in_one_window():
+    plan, network = plan_of("whole", tasks.Denoising(), 3), Copy(1, 1, (8, 8, 8))
+    volume, asked = torch.rand(1, 20, 7, 33), []
+    network.answer = lambda image, *_, **__: asked.append(tuple(image.shape)) or image
+    answer = plan(network, volume, plan.read(network, [Pair(volume, volume)]))
+    assert asked == [(1, 1, 8, 8, 8)]
+    assert answer.shape == volume.shape
 
 
 def test_focus_is_for_label_maps():

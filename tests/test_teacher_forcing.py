@@ -15,7 +15,7 @@ from mvg.data.subject import Item, Subject
 from mvg.episode import Episode, Pair
 from mvg.next_scale import Pyramid, TeacherForcing, levels
 from mvg.next_scale.teacher import draw_place
-from mvg.weights import load, load_levels
+from mvg.weights import load
 from tasks import Denoising, Segmentation
 
 WINDOW = (16, 16, 16)
@@ -213,4 +213,3 @@ def test_a_fit_leaves_a_network_for_volumes(network, tmp_path, monkeypatch):
     Path("tiny.yaml").write_text(FIT.replace("NETWORK", network))
     main(["fit", "--config", "tiny.yaml"])
     assert load("runs/tiny/weights").image_size == WINDOW
-    assert load_levels("runs/tiny/weights")

@@ -30,7 +30,6 @@ from mvg.prediction.scans import is_scan
 from mvg.prediction.trained import choose_task, stored_cut
 from mvg.prediction.volume_predictor import SliceChoice, VolumePredictor, rules_for
 from mvg.weights import describe as describe_weights
-from mvg.weights import load_levels
 from mvg.wording import counted
 
 log = logging.getLogger(__name__)
@@ -123,9 +122,9 @@ def predict_files(
             axially, all along one axis, that of the volumes of the context. By default as in training.
         context_slices: Which slices of the examples are shown to volumes: "spread" over all positions or "diverse" in
             looks, the same for every slice; those of the "same-position" along the slicing axis, or the "nearest" ones.
-        scales: Whether an image is answered "whole", at the network's size and enlarged again (2D networks only), in
-            windows of "full" resolution, or in these led by coarser scales, "coarse-to-fine". "auto" takes the last for
-            networks for volumes, and for 2D networks that restore the query; else these answer whole.
+        scales: Whether an image is answered "whole", at the network's size and enlarged again, in windows of "full"
+            resolution, or in these led by coarser scales, "coarse-to-fine". "auto" takes the last for networks for
+            volumes, and for 2D networks that restore the query; else these answer whole.
         context_windows: Which windows of examples are shown where windows are answered, one or several of "same-place"
             (the default for volumes), "foreground" (where most is shown, the default for images), "nearest" (what looks
             most alike) and "whole".
@@ -163,9 +162,7 @@ def predict_files(
     windows = retrieval_of(context_windows) if context_windows else None
     rollout: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
     asked = choose_task(weights, task, adapter)
-    options["plan"] = plan_of(
-        scales, asked, axes, adapted=adapter is not None, trained=load_levels(weights), retrieval=windows, **rollout
-    )
+    options["plan"] = plan_of(scales, asked, axes, adapted=adapter is not None, retrieval=windows, **rollout)
     if axes == 3:
         predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))

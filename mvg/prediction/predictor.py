@@ -165,8 +165,7 @@ class Predictor:
         facts = {} if adapter is None else describe_adapter(adapter)
         chosen = choose_task(folder, task, adapter)
         window = tuple(facts["window"]) if facts.get("window") else None
-        trained, batch = weights.load_levels(folder), options.get("batch", BATCH)
-        plan = plan_of(scales, chosen, 2, adapted=adapter is not None, trained=trained, batch=batch)
+        plan = plan_of(scales, chosen, 2, adapted=adapter is not None, batch=options.get("batch", BATCH))
         defaults = {"aspect": facts.get("aspect", weights.load_aspect(folder)), "window": window, "plan": plan}
         return cls(weights.load(folder), chosen, adapter=adapter, **{**defaults, **options})
 

@@ -20,7 +20,6 @@ def plan_of(
     axes: int,
     *,
     adapted: bool = False,
-    trained: bool = False,
     retrieval: Retrieval | None = None,
     **options: Any,
 ) -> NextScale | None:
@@ -30,33 +29,30 @@ def plan_of(
         scales: "whole" brings each image to the network's size, and the answer back; "full" answers windows of full
             resolution, "coarse-to-fine" windows of all scales, each led by the coarser answer; of 2D networks of three
             scales at most, up to four times their size, from which larger images are enlarged. "auto" takes
-            "coarse-to-fine" for networks for volumes, and for 2D networks that were trained so or restore the query, as
-            what is painted at the network's size is blurred when it is enlarged; "whole" for all else that 2D networks
-            are asked: label maps and synthesis, and what an adapter was trained for, on whole images.
+            "coarse-to-fine" for networks for volumes, and for 2D networks that restore the query, as what is painted at
+            the network's size is blurred when it is enlarged; "whole" for all else that 2D networks are asked: label
+            maps and synthesis, and what an adapter was trained for, on whole images.
         task: What is asked.
         axes: Axes of the network's images, 2 or 3.
         adapted: An adapter changes the network.
-        trained: The network was trained on windows of all levels, see `mvg.weights.load_levels`.
         retrieval: Which windows of the context are shown; by default those at the same place of volumes, and of images
             those that show most, the same for all windows of a scale, so that they are read once.
         **options: Other arguments of `NextScale`; `batch` is by default 16 for 2D networks.
 
     Returns:
-        How it is rolled out; None to answer whole images.
+        How it is rolled out; None for whole images of a 2D network.
 
     Raises:
-        ValueError: If there is no such way, or a network for volumes is asked for whole images.
+        ValueError: If there is no such way, or it does not suit the task.
     """
     if scales not in get_args(Scales):
         raise ValueError(f"`scales` must be one of {', '.join(get_args(Scales))}, got {scales!r}")
     if scales == "auto":
-        scales = "whole" if axes == 2 and (adapted or not (trained or restores(task))) else "coarse-to-fine"
-    if scales == "whole":
-        if axes == 3:
-            raise ValueError("networks for volumes answer in windows, not `whole`; choose full or coarse-to-fine")
+        scales = "whole" if axes == 2 and (adapted or not restores(task)) else "coarse-to-fine"
+    if scales == "whole" and axes == 2:
         return None
     windows = retrieval or (Foreground() if axes == 2 else SamePlace())
-    limit = LIMIT if axes == 2 and scales == "coarse-to-fine" else None
+    limit = 1 if scales == "whole" else LIMIT if axes == 2 and scales == "coarse-to-fine" else None
     defaults = {"batch": BATCH} if axes == 2 else {}
     plan = NextScale(scales == "full", retrieval=windows, limit=limit, **{**defaults, **options})
     check_plan(plan, task)
