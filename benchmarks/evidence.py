@@ -42,18 +42,25 @@ def seen_sets(suite: Suite) -> list[str]:
     return [name for name, held in suite.sets.items() if not held.unseen]
 
 
-def chosen_sets(suite: Suite, names: Sequence[str] | None, final: bool) -> list[str]:
-    """Names the data sets to be asked for structures.
+def asked_sets(suite: Suite, names: Sequence[str] | None, final: bool) -> list[str]:
+    """Names the data sets that may be asked: those that are wanted, or all.
 
     Raises:
-        ValueError: If one is declared unseen and the evaluation is not final.
+        ValueError: If one is unknown, or declared unseen and the evaluation is not final.
     """
     wanted = list(names or (suite.sets if final else seen_sets(suite)))
-    known = {question.dataset for question in suite.questions(wanted) if question.label is not None}
+    suite.questions(wanted)
     if not final and (kept := [name for name in wanted if name not in seen_sets(suite)]):
         raise ValueError(
             f"{', '.join(kept)} may decide nothing and is asked once all is settled; then add --final, or leave it out"
         )
+    return wanted
+
+
+def chosen_sets(suite: Suite, names: Sequence[str] | None, final: bool) -> list[str]:
+    """Names the data sets to be asked for structures; see `asked_sets`."""
+    wanted = asked_sets(suite, names, final)
+    known = {question.dataset for question in suite.questions(wanted) if question.label is not None}
     return [name for name in wanted if name in known]
 
 
