@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 BASE = "configs/real_2d.yaml"
 VOLUMES = "configs/real_3d.yaml"
 ASKED_VOLUMES = ("hippocampus", "sarcoma")
-"""What networks for volumes are asked; an answer to the larger volumes of the others takes windows of 32 half a minute."""
+"""What networks for volumes are asked: of the larger volumes of the others an answer takes half a minute."""
 RECIPES = Path("configs/entrants")
 UNETS = "u-nets"
 OURS = "ours"
