@@ -164,8 +164,13 @@ def find_names(targets: Path, cases: Sequence[Case]) -> dict[int, str]:
         return names
     for case in cases:
         said = case.sidecar
-        named = said.get("names") or {k: held.get("name") for k, held in (said.get("classes") or {}).items()}
-        names |= {int(k): str(word) for k, word in named.items()}
+        try:
+            named = said.get("names") or {k: held.get("name") for k, held in (said.get("classes") or {}).items()}
+            names |= {int(k): str(word) for k, word in named.items()}
+        except (AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{case.answer}: the JSON beside it does not name classes as `mvg predict` does ({error}); remove it"
+            ) from error
     return names
 
 

@@ -21,7 +21,7 @@ from benchmarks.surfaces import FloatArray
 from mvg.data.intensity import Percentiles, normalise
 from mvg.data.readers import SIZE_LIMIT, Volume
 from mvg.prediction.outputs import fingerprint
-from mvg.prediction.rasters import Raster, limits, to_tensor
+from mvg.prediction.rasters import Raster, dark_range, limits, to_tensor
 from mvg.prediction.run_facts import name_of
 from mvg.task import Task
 from tasks import Inpainting
@@ -135,18 +135,36 @@ def score_cases(cases: Sequence[Case], question: Question) -> list[Score]:
         return list(_score_maps(cases, question))
     if issubclass(question.task, Inpainting) and any(case.query is None for case in cases):
         log.warning("Whole images are scored; to score what was filled, name the scans with the holes with --inputs")
+    if question.window is None:
+        _warn_of_dark(cases, question.size_limit)
     return [row for case in cases for row in _score_images(case, question)]
+
+
+def _warn_of_dark(cases: Sequence[Case], size_limit: int) -> None:
+    """Warns of pictures of 16 bits that use a small part of their range: all scores would be near the best."""
+    largest = 0
+    for case in cases:
+        target = read_file(case.target, False, size_limit)
+        found = dark_range([target]) if isinstance(target, Raster) else None
+        if found is None:
+            return
+        largest = max(largest, found)
+    log.warning(
+        "The targets hold 16 bits, but no value above %d: errors look small beside the whole range; name the range, "
+        "such as --window '[0, %d]'", largest, 2 ** largest.bit_length() - 1,
+    )  # fmt: skip
 
 
 def _score_maps(cases: Sequence[Case], question: Question) -> Iterator[Score]:
     """Scores label maps; all are read and checked once before the first is scored."""
-    found: dict[str, set[int]] = {"target": set(), "answer": set()}
+    held: dict[str, list[set[int]]] = {"target": [], "answer": []}
     for case in cases:
         for side, (_, labels) in _read_maps(case, question.size_limit).items():
-            found[side] |= set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0}
-    white = {side for side, classes in found.items() if classes == {255}}
+            held[side].append(set(np.flatnonzero(np.bincount(labels.ravel())).tolist()) - {0})
+    found = {side: set[int]().union(*files) for side, files in held.items()}
+    white = {side for side, files in held.items() if 255 in found[side] and all(c <= {1} or c == {255} for c in files)}
     if white:
-        log.info("The %ss hold 0 and 255 only: 255 is read as class 1", "s and the ".join(sorted(white)))
+        log.info("The %ss are masks of 0 and 255: 255 is read as class 1", "s and the ".join(sorted(white)))
     true, painted = ({1} if side in white else classes for side, classes in found.items())
     classes = question.classes or _choose(true, painted, cases[0].target)
     for case in cases:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks import records
-from benchmarks.inputs import Example, Inputs, read_answer, workplace
+from benchmarks.inputs import Example, Inputs, read_values, workplace
 from benchmarks.records import Record
 from benchmarks.runner import Block, Run, context_of, show
 from benchmarks.suite import name_of
@@ -127,7 +127,7 @@ def draw(block: Block, examples: Sequence[Example], asked: Example, answer: NDAr
     is_label = block.question.label is not None
     row, titles = [], []
     for example in examples[:PAIRS]:
-        image, target = _upright(block, example, read_answer(example.target), None)
+        image, target = _upright(block, example, read_values(example.target), None)
         row += [_wide(to_picture(image, SIZE)), _painted(image, target, is_label)]
         titles += ["example", "its target"]
     truth = asked.truth.mask if is_label else asked.truth.image
@@ -164,7 +164,7 @@ def _upright(
     block: Block, example: Example, target: NDArray[Any], chosen_by: NDArray[Any] | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns image and target as `(1, H, W)`; of volumes the slice with the most of `chosen_by`, or of the target."""
-    image = np.asarray(read_answer(example.image), np.float32)
+    image = np.asarray(read_values(example.image), np.float32)
     target = np.asarray(target, np.float32)
     if example.affine is None:
         return torch.from_numpy(image)[None], torch.from_numpy(target)[None]

@@ -141,7 +141,7 @@ def export(
     """Writes records for other tools.
 
     Args:
-        inputs: Folders or files of records, one or more.
+        inputs: Folders with records below them, or files of records (.csv, .csv.gz), one or more.
         output: The table, CSV.
         metric: Name of the metric.
         shot: Number of examples; may be left out where there is one.
@@ -152,7 +152,7 @@ def export(
     """
     if format != "challenger":
         raise ValueError(f"`format` must be challenger, got {format!r}")
-    found = records.unique([record for path in inputs for record in records.read(path)])
+    found = records.read_all(inputs)
     text = challenger.to_challenger(found, metric, shot)
     write_atomically(output, lambda file: file.write(text.encode()))
     log.info("%s: %d rows of %s", output, text.count("\n") - 1, metric)

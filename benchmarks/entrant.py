@@ -18,6 +18,10 @@ Shown = Path | tuple[Path, ...]
 """An image as a file, or as several where a question takes several contrasts at once, in the order of the question."""
 
 
+class InvalidAnswerError(ValueError):
+    """An answer is there, but cannot be scored: it is damaged, or lies on another grid."""
+
+
 class Entrant(ABC):
     """What a benchmark asks.
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.entrant import Entrant, Shown, digest, first_of, paths_of, values_of
-from benchmarks.inputs import read_answer
+from benchmarks.entrant import Entrant, InvalidAnswerError, Shown, digest, first_of, paths_of, values_of
+from benchmarks.inputs import read_answer, read_values
 from benchmarks.suite import Question
 from benchmarks.trained import Trained
 from mvg.configuration import find_object
@@ -76,8 +76,9 @@ class Foreign(Entrant):
 class Saved(Entrant):
     """A folder of answers, one file a case: `QUESTION/SHOT-DRAW/CASE.nii.gz` (or .nii, .mha, .nrrd, .npy, .png).
 
-    Structures are label maps (everything above 0 counts), images hold values in [0, 1]. A file that is not there is no
-    answer. `mvg benchmark run --answers DIR` writes such a folder.
+    Structures are label maps (everything above 0 counts), images hold values in [0, 1], or in PNG the whole range of
+    its pixels. A file that is not there is no answer; one that is damaged or lies on another grid is invalid. A `/` in
+    the name of a case is `%2F` in that of its file. `mvg benchmark run --answers DIR` writes such a folder.
 
     Args:
         folder: The folder.
@@ -89,7 +90,7 @@ class Saved(Entrant):
     def __init__(self, folder: Path, name: str) -> None:
         if not folder.is_dir():
             raise ValueError(f"{folder}: there is no such folder of answers")
-        self.folder, self.name, self.place = folder, name, folder
+        self.folder, self.name, self.place, self.is_label = folder, name, folder, False
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         self.digest = digest(
             "files",
@@ -98,16 +99,24 @@ class Saved(Entrant):
 
     def ask(self, question: Question, dims: int, shot: int, draw: int) -> None:
         """Goes to the folder of a question."""
-        self.place = self.folder / question.name / f"{shot}-{draw}"
+        self.place, self.is_label = self.folder / question.name / f"{shot}-{draw}", question.label is not None
 
     def set_context(self, images: Sequence[Shown], targets: Sequence[Path]) -> None:
         """Needs no examples: they were seen before."""
 
     def __call__(self, image: Shown) -> NDArray[Any] | None:
-        """Reads the answer of a case."""
-        stem = first_of(image).name.removesuffix(".npy").removesuffix(".nii")
+        """Reads the answer of a case.
+
+        Raises:
+            InvalidAnswerError: If it is damaged, or lies on another grid than the case.
+        """
+        query = first_of(image)
+        stem = query.name.removesuffix(".npy").removesuffix(".nii")
         found = next((path for ending in _ENDINGS if (path := self.place / f"{stem}{ending}").is_file()), None)
-        return None if found is None else read_answer(found)
+        try:
+            return None if found is None else read_answer(found, query, self.is_label)
+        except ValueError as error:
+            raise InvalidAnswerError(error) from error
 
 
 class Trivial(Entrant):
@@ -161,7 +170,7 @@ CONTROLS = ("swapped", "shuffled")
 
 def _tensor(shown: Shown) -> torch.Tensor:
     """Reads a file of `benchmarks.inputs`, or the mean of several, `(1, *S)`."""
-    read = [np.asarray(read_answer(path), dtype=np.float32) for path in paths_of(shown)]
+    read = [np.asarray(read_values(path), dtype=np.float32) for path in paths_of(shown)]
     return torch.from_numpy(np.ascontiguousarray(np.mean(read, axis=0) if len(read) > 1 else read[0]))[None]
 
 

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
 
 import nibabel
 import numpy as np
@@ -29,7 +30,7 @@ from mvg.data.file_source import FileSource
 from mvg.data.geometry import resize, resize_labels
 from mvg.data.intensity import FullScale, Percentiles, normalise
 from mvg.data.location import Location, read_grid
-from mvg.data.readers import Picture, Volume, resample
+from mvg.data.readers import Picture, Volume, resample, same_grid
 from mvg.data.source import Index
 from mvg.data.subject import Item, Subject
 from mvg.episode import Pair, Spec
@@ -40,8 +41,8 @@ SHOWN = 0.001
 """Share of a picture that a structure has to cover before the picture is an example of it."""
 KEPT = 2**28
 """Voxels of the files that are kept for the next context of a question; two GiB with what they are compared with."""
-SHOWN_AT_ONCE = 96
-"""Examples and queries that are in use at once, which are kept however large they are."""
+ASKED_AT_ONCE = 32
+"""Queries that are in use at once, which are kept however large they are."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Inputs:
         self.held: SuiteSet = suite.sets[question.dataset]
         self.source: FileSource = self.held.source
         self._made: dict[str, Example] = {}
+        self._shown: set[str] = set()
         self._shows: dict[tuple[str, int | None], bool] = {}
 
     @property
@@ -140,16 +142,21 @@ class Inputs:
         Raises:
             ValueError: If its files are not those of the list, or do not hold what is asked for.
         """
-        name = case.case if label is None else f"{case.case}@{label}"
+        name = _file_of(case, label)
         found = self._made.pop(name, None) or self._write_case(case, label, name)
         self._made[name] = found
         total = sum(example.size for example in self._made.values())
-        for older in list(self._made)[:-SHOWN_AT_ONCE]:
+        for older in [held for held in self._made if held not in self._shown][:-ASKED_AT_ONCE]:
             if total <= KEPT:
                 break
             total -= self._made[older].size
             self._made.pop(older).remove()
         return found
+
+    def show(self, cases: Sequence[Case], label: int | None = None) -> list[Example]:
+        """Writes the examples of a context; they stay until the next one is shown. See `make`."""
+        self._shown = {_file_of(case, label) for case in cases}
+        return [self.make(case, label) for case in cases]
 
     def _write_case(self, case: Case, label: int | None, name: str) -> Example:
         check_files(self.source, case)
@@ -174,7 +181,7 @@ class Inputs:
         made = []
         for example, other in zip(examples, [*examples[1:], *examples[:1]], strict=True):
             is_label, size = example.truth.mask is not None, example.truth.shape
-            values = torch.from_numpy(np.ascontiguousarray(read_answer(other.target)))
+            values = torch.from_numpy(np.ascontiguousarray(read_values(other.target)))
             moved = resize_labels(values, size) if is_label else resize(values[None].float(), size)[0]
             path = self.folder / "mismatched" / f"{example.target.stem} {other.target.name}"
             path.parent.mkdir(exist_ok=True)
@@ -308,6 +315,12 @@ class Inputs:
         return Example(tuple(paths[:-1]), paths[-1], truth, grid.affine)
 
 
+def _file_of(case: Case, label: int | None) -> str:
+    """Name of the files of a case, whose own name may hold what separates folders."""
+    name = quote(case.case, safe=" !#$&'()+,;=@[]{}~")
+    return name if label is None else f"{name}@{label}"
+
+
 def fill_objects(mask: Mask, asked: Detection) -> Mask:
     """Fills the boxes around the objects of a mask `(*S)`, as the task paints them."""
     image = torch.zeros(1, *mask.shape)
@@ -331,16 +344,33 @@ def write_grid(path: Path, values: NDArray[Any], affine: NDArray[np.float64] | N
     image.to_filename(path)
 
 
-def read_answer(path: Path) -> NDArray[Any]:
-    """Reads an answer in RAS+ orientation, `(*S)`.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+def read_values(path: Path) -> NDArray[Any]:
+    """Reads a file that `write_grid` wrote, `(*S)`."""
     if path.suffix == ".npy":
         values: NDArray[Any] = np.load(path, allow_pickle=False)
         return values
-    found = read_grid(Location(path), labels=True)
+    return read_grid(Location(path), labels=True).values
+
+
+def read_answer(path: Path, query: Path, is_label: bool) -> NDArray[Any]:
+    """Reads an answer in RAS+ orientation, `(*S)`; pictures of images are brought to [0, 1].
+
+    Args:
+        path: The answer.
+        query: What was asked, as `write_grid` wrote it.
+        is_label: It is a mask.
+
+    Raises:
+        ValueError: If it cannot be read, or is a volume that does not lie on the grid of the query.
+    """
+    if path.suffix == ".npy":
+        return read_values(path)
+    found = read_grid(Location(path), labels=is_label)
+    if isinstance(found, Picture):
+        return found.values if is_label else found.values / found.full_scale
+    asked = None if query.suffix == ".npy" else read_grid(Location(query))
+    if isinstance(asked, Volume) and not same_grid(found, asked):
+        raise ValueError(f"{path}: it does not lie on the grid of the scan, {query.name}")
     return found.values
 
 

@@ -120,7 +120,7 @@ def score(answer: NDArray[Any] | None, truth: Truth) -> tuple[dict[str, float], 
     """
     if answer is None:
         return truth.worst(), "unanswered"
-    if answer.shape != truth.shape or not np.isfinite(answer).all():
+    if answer.dtype.kind not in "biuf" or answer.shape != truth.shape or not np.isfinite(answer).all():
         return truth.worst(), "invalid"
     if truth.mask is None:
         return score_image(np.clip(answer, 0, 1).astype(np.float32), truth), ""

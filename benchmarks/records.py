@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import gzip
 import hashlib
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -119,6 +121,8 @@ _NEEDED = ("suite", "protocol", "dataset", "task", "entrant", "entrant_hash", "c
 _WORDS = ("trained_on", "unseen")
 _NUMBERS = {"shot": int, "draw": int, "value": float, "seconds": float}
 _TRUTH = {"true": True, "false": False}
+_ROUNDING = 1e-5
+"""How far two scores of one answer may differ: it was given in batches of other sizes."""
 
 
 def to_csv(records: Iterable[Record], header: bool = True) -> str:
@@ -145,18 +149,24 @@ def from_csv(text: str, place: str = "records") -> list[Record]:
         ValueError: If a column is missing or a row is wrong; the sentence names `place` and the row.
     """
     lines = text[: text.rfind("\n") + 1]
-    reader = csv.DictReader(io.StringIO(lines), strict=True)
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        raise ValueError(f"{place}: the columns {missing} are missing; records have the columns {list(COLUMNS)}")
-    records = []
-    for number, row in enumerate(reader, 2):
-        try:
-            records.append(_record(row))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{place}: row {number} is no record ({error}); remove it or run its case again"
-            ) from error
+    records, reader = list[Record](), csv.DictReader(io.StringIO(lines), strict=True)
+    try:
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise ValueError(f"{place}: the columns {missing} are missing; records have the columns {list(COLUMNS)}")
+        for row in reader:
+            records.append(_checked(row, f"{place}: row {len(records) + 2}"))
+    except csv.Error as error:
+        raise ValueError(
+            f"{place}: row {len(records) + 2} is no CSV ({error}); remove it or run its case again"
+        ) from error
     return records
+
+
+def _checked(row: dict[str, str], place: str) -> Record:
+    try:
+        return _record(row)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{place} is no record ({error}); remove it or run its case again") from error
 
 
 def _record(row: dict[str, str]) -> Record:
@@ -168,20 +178,54 @@ def _record(row: dict[str, str]) -> Record:
 
 
 def read(path: str | Path) -> list[Record]:
-    """Reads a file of records, or all `records*.csv` of a folder.
+    """Reads a file of records (.csv, .csv.gz), or all `records*` of these kinds in a folder.
 
     Raises:
         ValueError: If there is none, one is wrong, or two rows claim one metric of one answer with different values.
     """
     path = Path(path)
-    files = sorted(path.glob("records*.csv")) if path.is_dir() else [path]
+    files = sorted(each for each in path.glob("records*") if is_file(each)) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise ValueError(f"{path}: there are no records; `mvg benchmark run` writes them")
-    return unique([record for file in files for record in from_csv(file.read_text("utf-8"), str(file))])
+    return unique([record for file in files for record in _read_file(file)])
+
+
+def read_all(paths: Iterable[Path]) -> list[Record]:
+    """Reads records from files, and from all `records*.csv` and `records*.csv.gz` below folders.
+
+    Rows that are twice in one folder, as those of an ended process that another one repeated, count once.
+
+    Raises:
+        ValueError: If there is no such file, or a row is wrong or contradicts another of its folder.
+    """
+    found: dict[Path, dict[Path, None]] = {}
+    for path in paths:
+        files = sorted(path.rglob("records*")) if path.is_dir() else [path]
+        files = [file for file in files if is_file(file)]
+        if not files:
+            raise ValueError(f"{path}: there are no records*.csv; `mvg benchmark run` writes them")
+        for file in files:
+            found.setdefault(file.resolve().parent, {})[file.resolve()] = None
+    return [record for held in found.values() for record in unique(r for file in held for r in _read_file(file))]
+
+
+def is_file(path: Path) -> bool:
+    """Tells whether a path is a file that may hold records."""
+    return path.name.endswith((".csv", ".csv.gz")) and path.is_file()
+
+
+def _read_file(path: Path) -> list[Record]:
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        text = content[: content.rfind(b"\n") + 1].decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: the records cannot be read ({error}); copy the file again") from error
+    return from_csv(text, str(path))
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
-    """Drops rows that occur twice, whatever the time that they took.
+    """Drops rows that occur twice, whatever the time that they took; values may differ by rounding.
 
     Raises:
         ValueError: If two rows claim one metric of one answer with different values.
@@ -189,7 +233,8 @@ def unique(records: Iterable[Record]) -> list[Record]:
     found: dict[tuple[str | int, ...], Record] = {}
     for record in records:
         first = found.setdefault((*record.key, record.metric), record)
-        if (first.value, first.failure, first.case_hash) != (record.value, record.failure, record.case_hash):
+        same = math.isclose(first.value, record.value, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+        if not same or (first.failure, first.case_hash) != (record.failure, record.case_hash):
             raise ValueError(
                 f"{record.metric} of case {record.case!r} by {record.entrant!r} is recorded as {first.value} and as "
                 f"{record.value}; keep the records of one run"

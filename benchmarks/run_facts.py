@@ -37,7 +37,7 @@ def describe(output: Path, suite: Suite, entrant: Entrant) -> None:
     }
     path = output / RUN
     if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
+        before = read_facts(path)
         if other := [name for name, value in facts.items() if before.get(name) != value]:
             raise ValueError(
                 f"{path}: the folder holds another run ({other[0]} is {before.get(other[0])!r} there, "
@@ -77,7 +77,7 @@ def note_pass(
         share: Which of the processes that share the work it was, such as "0 of 1".
     """
     path = output / RUN
-    facts = json.loads(path.read_text("utf-8"))
+    facts = read_facts(path)
     extent = {"datasets": datasets, "shots": shots, "draws": draws, "cases": cases}
     made = {**{name: list(v) if isinstance(v, Sequence) else v for name, v in extent.items()}, "process": share}
     if made not in facts.setdefault("asked", []):
@@ -88,8 +88,23 @@ def note_pass(
 def is_quick(output: Path) -> bool:
     """Tells whether less than a whole suite was asked, as far as `run.json` says; False where there is none."""
     path = output / RUN
-    asked = json.loads(path.read_text("utf-8")).get("asked", []) if path.is_file() else []
+    asked = read_facts(path).get("asked", []) if path.is_file() else []
     return bool(asked) and not any(all(v is None for name, v in one.items() if name != "process") for one in asked)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Reads a `run.json`.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: it is damaged ({error}); delete it, and repeat the command that wrote it") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("entrant"), str):
+        raise ValueError(f"{path}: it does not say which entrant was asked; delete it, and repeat the command")
+    return facts
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 import mvg
 from benchmarks import leaks, records
-from benchmarks.entrant import Entrant
+from benchmarks.entrant import Entrant, InvalidAnswerError
 from benchmarks.inputs import Example, Inputs, draw_context, workplace, write_grid
 from benchmarks.protocol import ABSENT, DETECTION, HOLE, IMAGE, METRICS, STRUCTURE, VERSION, score
 from benchmarks.records import UNSEEN, Record
 from benchmarks.run_facts import describe
 from benchmarks.suite import Case, Question, Suite
-from tasks import Detection, Segmentation, Synthesis
+from tasks import Detection, Inpainting, Segmentation, Synthesis
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def blocks(
     Raises:
         ValueError: If a number is not positive, or a data set unknown.
     """
-    shots, draws = tuple(shots or suite.shots), draws or suite.draws
+    shots, draws = tuple(shots or suite.shots), suite.draws if draws is None else draws
     if min(shots) < 1 or draws < 1 or (limit is not None and limit < 1):
         raise ValueError(f"shots, draws and limit must be at least 1, got {list(shots)}, {draws} and {limit}")
     places = [(shot, draw) for shot in shots for draw in range(draws)] if entrant.needs_context else [(0, 0)]
@@ -176,7 +176,11 @@ def _resume(work: Run) -> set[tuple[str | int, ...]]:
     metrics: dict[tuple[str | int, ...], set[str]] = {}
     for record in found:
         metrics.setdefault(record.key, set()).add(record.metric)
-    whole = {key for key, held in metrics.items() if held in COMPLETE}
+    filling = {question.task for question in work.suite.questions() if isinstance(question.asked, Inpainting)}
+    cut_off = {record.key for record in found if record.task in filling} & {
+        key for key, held in metrics.items() if held == set(IMAGE)
+    }
+    whole = {key for key, held in metrics.items() if held in COMPLETE} - cut_off
     if work.file.is_file():
         own = records.read(work.file)
         if any(record.key not in whole for record in own):
@@ -186,18 +190,24 @@ def _resume(work: Run) -> set[tuple[str | int, ...]]:
 
 def _ask(work: Run, block: Block, inputs: Inputs, done: set[tuple[str | int, ...]]) -> Iterator[list[Record]]:
     """Asks the cases of a block that are not recorded; yields the records of some once they are on the disk."""
-    todo = [case for case in block.cases if _blank(work, block, case, "").key not in done]
-    todo = [case for case in todo if inputs.holds(case)]
+    held = [case for case in block.cases if inputs.holds(case)]
+    todo = {case for case in held if _blank(work, block, case, "").key not in done}
     shown = show(work.suite, work.entrant, block, inputs) if todo else None
     if shown is None:
         return
     context_hash, fault = shown
-    for cases in _parts(inputs, todo):
+    for cases in _parts(
+        inputs, held
+    ):  # the same as in a run that was not ended, as answers depend on batches by rounding
+        if todo.isdisjoint(cases):
+            continue
         examples, start = [inputs.make(case) for case in cases], time.monotonic()
         answers = [(None, fault)] * len(cases) if fault else _answers(work.entrant, examples, cases)
         seconds = round((time.monotonic() - start) / len(cases), 4)
         made = []
         for case, example, (answer, failure) in zip(cases, examples, answers, strict=True):
+            if case not in todo:
+                continue
             blank = replace(_blank(work, block, case, context_hash), seconds=seconds)
             made += _score(blank, example, answer, failure)
             if work.answers is not None and answer is not None:
@@ -251,7 +261,7 @@ def context_of(suite: Suite, block: Block, inputs: Inputs, control: str) -> tupl
     cases = draw_context(inputs, pool, block.shot, block.draw, other)
     if len(cases) < block.shot:
         return cases, []
-    examples = [inputs.make(case, other) for case in cases]
+    examples = inputs.show(cases, other)
     return cases, inputs.mismatch(examples) if control == "shuffled" else examples
 
 
@@ -276,12 +286,23 @@ def _answers(
     """Asks cases together; if that fails, one by one. Whatever an entrant raises is a failed answer."""
     try:
         return [(answer, "") for answer in entrant.answer([example.shown for example in examples])]
+    except InvalidAnswerError as error:
+        if len(cases) == 1:
+            log.warning("%s: the answer to case %s cannot be scored (%s)", entrant.name, cases[0].case, error)
+            return [(None, "invalid")]
+        return _one_by_one(entrant, examples, cases)
     except Exception as error:
         if len(cases) > 1:
-            pairs = zip(examples, cases, strict=True)
-            return [answer for example, case in pairs for answer in _answers(entrant, [example], [case])]
+            return _one_by_one(entrant, examples, cases)
         log.warning("%s fails on case %s (%s: %s)", entrant.name, cases[0].case, type(error).__name__, error)
         return [(None, "error")]
+
+
+def _one_by_one(
+    entrant: Entrant, examples: Sequence[Example], cases: Sequence[Case]
+) -> list[tuple[NDArray[Any] | None, str]]:
+    pairs = zip(examples, cases, strict=True)
+    return [answer for example, case in pairs for answer in _answers(entrant, [example], [case])]
 
 
 def _score(blank: Record, example: Example, answer: NDArray[Any] | None, failure: str) -> list[Record]:
@@ -337,5 +358,5 @@ def _keep(folder: Path, block: Block, example: Example, answer: NDArray[Any]) ->
     """Writes an answer where `entrants.Saved` finds it."""
     path = folder / block.question.name / f"{block.shot}-{block.draw}" / example.image.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = np.uint8 if block.question.label is not None else np.float32
-    write_grid(path, answer.astype(kind), example.affine)
+    is_mask = block.question.label is not None and not example.truth.boxes
+    write_grid(path, (answer > 0).astype(np.uint8) if is_mask else answer.astype(np.float32), example.affine)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -212,7 +212,7 @@ def load_suite(path: str | Path, cases: Path | None = None) -> Suite:
         for held in sets.values():
             if unknown := set(held.ask) - set(content["tasks"]):
                 raise ValueError(f"{path}: {held.name!r} asks {sorted(unknown)}, which are not among its `tasks`")
-        return Suite(
+        suite = Suite(
             content["name"],
             sets,
             content["tasks"],
@@ -224,6 +224,25 @@ def load_suite(path: str | Path, cases: Path | None = None) -> Suite:
         )
     except KeyError as error:
         raise ValueError(f"{path}: the entry {error} is missing; see configs/suites for what a suite holds") from error
+    _check_names(suite)
+    return suite
+
+
+def _check_names(suite: Suite) -> None:
+    """Checks that every question has a name of its own: files and records are found by it.
+
+    Raises:
+        ValueError: If two share one.
+    """
+    found: dict[str, Question] = {}
+    for question in suite.questions():
+        other = found.setdefault(question.name, question)
+        if other is not question:
+            words = [each.structure or each.variant for each in (other, question)]
+            raise ValueError(
+                f"{words[0]!r} and {words[1]!r} of {question.dataset!r} are both called {question.name!r} in files; "
+                "give them names that differ in letters or digits"
+            )
 
 
 def _resolved(entry: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -280,12 +299,15 @@ def files_of(source: FileSource) -> dict[str, Any]:
 
 def list_cases(suite: Suite) -> list[Case]:
     """Lists and hashes the training and test cases of all data sets; those of validation are left out."""
-    made = []
+    made, images = list[Case](), dict[str, Case]()
     for name, held in suite.sets.items():
         groups, splits = held.source.assign(sorted(files_of(held.source)))
         for split in ("train", "test"):
             for case in sorted(splits[split]):
                 made.append(Case(name, case, groups.get(case, case), split, case_hash(held.source, case)))
+                for role, place in files_of(held.source)[case].items():
+                    if role not in held.source.kinds()[0]:
+                        _check_split(images, fingerprint(place), made[-1], f"one file of {role!r}")
     check_cases(made)
     return made
 
@@ -296,17 +318,20 @@ def check_cases(cases: Sequence[Case]) -> None:
     Raises:
         ValueError: If one is; the sentence names both cases.
     """
-    for what in ("patient", "sha256"):
-        first: dict[tuple[str, str], Case] = {}
-        for case in cases:
-            key = (case.dataset if what == "patient" else "", str(getattr(case, what)))
-            other = first.setdefault(key, case)
-            if other.split != case.split:
-                said = f"patient {case.patient!r}" if what == "patient" else "the same files"
-                raise ValueError(
-                    f"{case.dataset}: {said} would be shown and asked, as cases {other.case!r} ({other.split}) and "
-                    f"{case.case!r} ({case.split}); keep one of them"
-                )
+    patients, files = dict[str, Case](), dict[str, Case]()
+    for case in cases:
+        _check_split(patients, f"{case.dataset}/{case.patient}", case, f"patient {case.patient!r}")
+        _check_split(files, case.sha256, case, "the same files")
+
+
+def _check_split(found: dict[str, Case], key: str, case: Case, said: str) -> None:
+    """Notes what a case holds; raises ValueError if a case of another split holds it, too."""
+    other = found.setdefault(key, case)
+    if other.split != case.split:
+        raise ValueError(
+            f"{case.dataset}: {said} would be shown and asked, as cases {other.case!r} ({other.split}) and "
+            f"{case.case!r} ({case.split}); keep one of them"
+        )
 
 
 def write_cases(path: Path, cases: Sequence[Case]) -> None:
@@ -315,6 +340,16 @@ def write_cases(path: Path, cases: Sequence[Case]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([CASE_COLUMNS, *(vars(case).values() for case in cases)])
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _case(row: Mapping[str | None, str | None], place: str) -> Case:
+    """Checks a row of a list of cases."""
+    if None in row or not all(row.values()):
+        raise ValueError(f"{place}: a case needs {', '.join(CASE_COLUMNS)} and nothing else; write the list again")
+    case = Case(**cast(dict[str, str], row))
+    if case.split not in ("train", "test"):
+        raise ValueError(f"{place}: the split must be train or test, got {case.split!r}; write the list again")
+    return case
 
 
 def read_cases(path: Path, names: Sequence[str]) -> dict[str, list[Case]]:
@@ -329,7 +364,7 @@ def read_cases(path: Path, names: Sequence[str]) -> dict[str, list[Case]]:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != CASE_COLUMNS:
             raise ValueError(f"{path}: a list of cases has the columns {list(CASE_COLUMNS)}, got {reader.fieldnames}")
-        cases = [Case(**row) for row in reader]
+        cases = [_case(row, f"{path}: row {number}") for number, row in enumerate(reader, 2)]
     check_cases(cases)
     found = {name: [case for case in cases if case.dataset == name] for name in names}
     if missing := [name for name, held in found.items() if not held]:

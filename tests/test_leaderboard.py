@@ -13,10 +13,9 @@ from PIL import Image
 from scipy import stats
 
 from benchmarks.commands import benchmark
-from benchmarks.leaderboard.command import read_results
 from benchmarks.leaderboard.pictures import Picture, embed
 from benchmarks.overall import at_every_shot, by_task, overall
-from benchmarks.records import Record, to_csv, write
+from benchmarks.records import Record, read_all, to_csv, write
 from benchmarks.standings import boards, to_frame
 from benchmarks.statistics import (
     clustered_means,
@@ -370,7 +369,7 @@ class TestPage:
         assert re.search(r"\| 1 \(1-1\) \| e0 \|", text)
 
     def test_same_records_in_other_files_give_the_same_bytes(self, results, board, tmp_path):
-        records = read_results([results / "records.csv"])
+        records = read_all([results / "records.csv"])
         (tmp_path / "records-1.csv.gz").write_bytes(gzip.compress(to_csv(records[::2][::-1]).encode()))
         write(tmp_path / "records-2.csv", records[1::2])
         benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board"), "--samples", "100"])
@@ -378,7 +377,7 @@ class TestPage:
             assert (tmp_path / "board" / name).read_bytes() == (board / name).read_bytes()
 
     def test_results_given_twice_are_refused(self, results, tmp_path):
-        write(tmp_path / "records.csv", read_results([results / "records.csv"])[:1])
+        write(tmp_path / "records.csv", read_all([results / "records.csv"])[:1])
         with pytest.raises(ValueError, match="recorded twice"):
             benchmark(["leaderboard", str(results), str(tmp_path), "--output", str(tmp_path / "board")])
         assert not (tmp_path / "board").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contest import names
-from benchmarks.leaderboard.command import read_results
+from benchmarks.records import read_all
 from benchmarks.standings import to_frame
 from benchmarks.suite import load_suite
 
@@ -15,7 +15,7 @@ KEPT = ROOT / "benchmarks/results/open_small"
 
 @pytest.fixture(scope="module")
 def frame():
-    return to_frame(read_results([KEPT]))
+    return to_frame(read_all([KEPT]))
 
 
 def test_records_do_not_contradict_each_other_and_are_of_the_suite_of_now(frame):

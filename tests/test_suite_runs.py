@@ -12,7 +12,7 @@ from test_suites import bench, network, suite, write_nifti  # noqa: F401
 from benchmarks import records
 from benchmarks.case_pictures import choose, palette
 from benchmarks.entrants import Trivial
-from benchmarks.inputs import Inputs, read_answer, workplace
+from benchmarks.inputs import Inputs, read_values, workplace
 from benchmarks.leaderboard.command import quick_entrants
 from benchmarks.leaderboard.pictures import read_pictures
 from benchmarks.run_facts import is_quick
@@ -31,7 +31,7 @@ class Noted(Trivial):
 
     def set_context(self, images, targets):
         super().set_context(images, targets)
-        self.seen.append((images, [read_answer(target) for target in targets]))
+        self.seen.append((images, [read_values(target) for target in targets]))
 
 
 def changed(path, old, new):
@@ -51,7 +51,7 @@ def test_shuffled_pairs_have_the_targets_of_others_and_nothing_else_changes(suit
         assert cases == same
         assert [pair.images for pair in pairs] == [pair.images for pair in moved]
         for pair, other in zip(moved, [*pairs[1:], *pairs[:1]], strict=True):
-            assert np.array_equal(read_answer(pair.target), read_answer(other.target))
+            assert np.array_equal(read_values(pair.target), read_values(other.target))
             assert np.allclose(nibabel.load(pair.target).affine, pair.affine)
 
 
@@ -89,7 +89,7 @@ def test_several_contrasts_are_files_on_one_grid(joint):
     with workplace() as folder:
         (question,) = {block.question.name: block.question for block in todo}.values()
         example = Inputs(read, question, folder).make(todo[0].cases[0])
-        first, second = (read_answer(path) for path in example.shown)
+        first, second = (read_values(path) for path in example.shown)
         assert first.shape == second.shape == example.truth.shape == (18, 12, 5)
         assert np.corrcoef(first.ravel(), second.ravel())[0, 1] < -0.9
 

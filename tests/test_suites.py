@@ -234,9 +234,9 @@ class Perfect(Trivial):
     def __call__(self, image):
         if image.stem == self.broken:
             raise RuntimeError("out of memory")
-        from benchmarks.inputs import read_answer
+        from benchmarks.inputs import read_values
 
-        return read_answer(image.parent.parent / "targets" / image.name)
+        return read_values(image.parent.parent / "targets" / image.name)
 
 
 def test_the_truth_gets_the_best_value_and_an_error_the_worst(suite, tmp_path):

@@ -10,8 +10,6 @@ the best on each board are put into the page, as many as `--pictures` has room f
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -27,8 +25,8 @@ from benchmarks.leaderboard.elements import title, words
 from benchmarks.leaderboard.page import page
 from benchmarks.leaderboard.pictures import embed, read_pictures
 from benchmarks.overall import Overall, at_every_shot, by_task, overall
-from benchmarks.records import Record, digest, from_csv, unique
-from benchmarks.run_facts import RUN, is_quick
+from benchmarks.records import Record, digest, read_all
+from benchmarks.run_facts import RUN, is_quick, read_facts
 from benchmarks.standings import Board, boards
 from benchmarks.summary import cell
 from mvg.files import write_whole
@@ -74,7 +72,9 @@ def build(
     """
     if samples < 100:
         raise ValueError(f"`samples` must be at least 100 for 95 % intervals, got {samples}")
-    records = read_results(results)
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative, got {seed}")
+    records = read_all(results)
     made = boards(records, samples, seed)
     pictures = [picture for folder in folders_of(results) for picture in read_pictures(folder)]
     shown = embed(pictures, made, megabytes * 1e6)
@@ -90,28 +90,6 @@ def build(
     return content
 
 
-def read_results(paths: Iterable[Path]) -> list[Record]:
-    """Reads records from files, and from all `records*.csv` and `records*.csv.gz` below folders.
-
-    Rows that a run wrote twice into one file count once.
-
-    Raises:
-        ValueError: If there is no such file, or a row is wrong or contradicts another.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        files = sorted(path.rglob("records*.csv*")) if path.is_dir() else [path]
-        files = [file for file in files if file.name.endswith((".csv", ".csv.gz")) and file.is_file()]
-        if not files:
-            raise ValueError(f"{path}: there are no records*.csv; `mvg benchmark run` writes them")
-        found |= {file.resolve(): None for file in files}
-    records: list[Record] = []
-    for file in found:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        records += unique(from_csv(content.decode("utf-8"), str(file)))
-    return records
-
-
 def folders_of(results: Iterable[Path]) -> list[Path]:
     """Lists folders of results, and those inside of them that hold records or pictures of their own."""
     found: dict[Path, None] = {}
@@ -125,7 +103,7 @@ def folders_of(results: Iterable[Path]) -> list[Path]:
 def quick_entrants(results: Iterable[Path]) -> list[str]:
     """Names the entrants of runs that asked less than their suite holds, as far as `run.json` says."""
     folders = [folder for folder in folders_of(results) if is_quick(folder)]
-    return sorted({str(json.loads((folder / RUN).read_text("utf-8"))["entrant"]) for folder in folders})
+    return sorted({str(read_facts(folder / RUN)["entrant"]) for folder in folders})
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:
