@@ -199,7 +199,7 @@ def test_volumes_reach_the_network_as_in_training(tmp_path):
     found.set_context([path], [path])
     answer, context = found(path), found.predictor.passes[0].context_images[:, 0].numpy()
     low, high = answer.limits
-    for shown in (context, (answer.slices - low) / (high - low)):
+    for shown in (context, ((answer.slices - low) / (high - low)).clip(0, 1)):
         assert np.abs(shown - trained).max() < 2e-5
 
 

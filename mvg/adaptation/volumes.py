@@ -18,7 +18,7 @@ from mvg.prediction.context import Example
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import scan_of
 from mvg.prediction.slices import Slice
-from mvg.prediction.volume_context import read_target
+from mvg.prediction.volume_context import read_pair
 
 NEGATIVES = 0.2
 """Share of training windows that lie anywhere in the body, not around what is asked for."""
@@ -82,18 +82,19 @@ def read_whole_volumes(predictor: ScalePredictor, images: Sequence[Path], target
     """
     found = []
     for source, other in zip(images, targets, strict=True):
-        volume = scan_of(source).volume
-        wanted = read_target(predictor.task, scan_of(other), volume)[0].values
-        image = torch.from_numpy(normalise(volume.values, predictor.rule.limits(volume.values, None)))[None]
+        pair = read_pair(
+            predictor.task, scan_of(source), scan_of(other), predictor.rule, predictor.target_rule or predictor.rule
+        )
+        wanted = pair.target.values
+        image = torch.from_numpy(normalise(pair.image.values, pair.limits))[None]
         image = image.expand(predictor.network.in_channels, *image.shape[1:])
         if predictor.task.is_label:
             target: Tensor = torch.from_numpy(wanted.astype(np.int32))
             pixels = dict(zip(*(part.tolist() for part in target.unique(return_counts=True)), strict=True))
             pixels.pop(0, None)
         else:
-            rule = predictor.target_rule or predictor.rule
-            target, pixels = torch.from_numpy(normalise(wanted, rule.limits(wanted, None)))[None], {0: 1}
-        found.append(Slice(Example(image, target), 0.5, pixels, volume.spacing))
+            target, pixels = torch.from_numpy(normalise(wanted, pair.target_limits))[None], {0: 1}
+        found.append(Slice(Example(image, target), 0.5, pixels, pair.image.spacing))
     return found
 
 

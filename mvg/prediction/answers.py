@@ -85,7 +85,7 @@ def finish(
     window: tuple[float, float] | None = None,
     units: Units | None = None,
 ) -> Prediction:
-    """Brings an answer into its units, by default those of its query; counts the pixels of the classes."""
+    """Brings an answer into its units, by default those of its query, which it then restores; counts classes."""
     image: NDArray[Any] | None = None
     labels: NDArray[Any] | None = None
     found = answer.labels
@@ -94,8 +94,9 @@ def finish(
     if found is not None:
         labels = found.numpy().astype(np.uint8 if max(classes) < 256 else np.uint16)
     if answer.image is not None:
+        query = raster.values if units is None else None
         units = units or Units(limits(raster, window), raster.values.dtype, True)
-        image = to_units(answer.image, units.limits, units.kind)
+        image = to_units(answer.image, units.limits, units.kind, query)
     areas = {} if labels is None else {k: int((labels == k).sum()) for k in classes}
     boxes, scores = (None if x is None else x.numpy() for x in (answer.boxes, answer.scores))
     return Prediction(labels, image, boxes, scores, areas)

@@ -208,7 +208,10 @@ class Predictor:
             return Pairs(shown, label_maps(right), channels)
         most = self.network.out_channels
         wanted = 1 if most == 1 else max(len(raster.values) for raster in right)
-        bounds = [limits(raster, self.window) for raster in right]
+        bounds = [
+            limits(image if self.task.keeps_units and target.full_scale is None else target, self.window)
+            for image, target in zip(left, right, strict=True)
+        ]
         painted = [to_tensor(raster, bound, wanted) for raster, bound in zip(right, bounds, strict=True)]
         return Pairs(shown, painted, channels, units_of(bounds, [raster.values.dtype for raster in right]))
 

@@ -170,6 +170,10 @@ def limits(raster: Raster, window: tuple[float, float] | None = None) -> tuple[f
     return Percentiles().limits(values, None)
 
 
+_NEAR = 0.25
+"""How far from its bound, in [0, 1], an answer is taken for another value, such as in a hole."""
+
+
 def dark_range(rasters: Sequence[Raster]) -> int | None:
     """Returns the largest value of pictures of 16 bits that use less than an eighth of their range, else None.
 
@@ -209,10 +213,27 @@ def to_tensor(raster: Raster, bounds: tuple[float, float], channels: int) -> Ten
     )
 
 
-def to_units(image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Brings an image `(C, H, W)` in [0, 1] back into its units and pixel type; returns `(H, W)` or `(H, W, C)`."""
+def to_units(
+    image: Tensor, bounds: tuple[float, float], kind: np.dtype[Any], query: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Brings an image in [0, 1] back into its units and pixel type.
+
+    Args:
+        image: `(C, *S)`.
+        bounds: The values of 0 and 1.
+        kind: The type.
+        query: What was restored, `(C, *S)` in its units: how far it goes beyond the bounds, which the network was not
+            shown, is added where the image stays near the bound (see `_NEAR`); None for all other tasks.
+
+    Returns:
+        `(*S)`, or `(*S, C)` for several channels.
+    """
     low, high = bounds
     values: NDArray[Any] = image.double().numpy() * (high - low) + low
+    if query is not None and image.shape == query.shape:
+        shown = normalise(query.astype(np.float32), bounds)
+        stays = np.clip(1 - np.abs(image.numpy() - shown) / _NEAR, 0, 1)
+        values += stays * (query - np.clip(query, low, high))
     if kind.kind in "biu":
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
         values = np.clip(values.round(), least, most)

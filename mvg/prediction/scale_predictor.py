@@ -33,7 +33,7 @@ from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task, stored_rules
 from mvg.prediction.uncertainty import MOST, draw_members, flips_of
 from mvg.prediction.volume_answers import Asked, VolumeAnswerer
-from mvg.prediction.volume_context import read_target
+from mvg.prediction.volume_context import read_pair
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -190,16 +190,15 @@ class ScalePredictor(VolumeAnswerer):
                 )
 
     def _read_pair(self, number: int, image: VolumeSource, target: VolumeSource) -> tuple[Shown, Units]:
-        volume = scan_of(image, f"context image {number}").volume
-        moved, kind = read_target(self.task, scan_of(target, f"context target {number}"), volume)
-        wanted, limits = moved.values, (0.0, 1.0)
+        scans = scan_of(image, f"context image {number}"), scan_of(target, f"context target {number}")
+        pair = read_pair(self.task, *scans, self.rule, self.target_rule or self.rule)
+        wanted = pair.target.values
         if self.task.is_label:
             stored: NDArray[Any] = wanted.astype(np.uint8 if wanted.max() < 256 else np.uint16)
         else:
-            limits = (self.target_rule or self.rule).limits(wanted, None)
-            stored = normalise(wanted, limits)
-        pyramid = self._pyramid(volume, self.rule.limits(volume.values, None))
-        return Shown(pyramid, stored, volume.path), Units(limits, kind, True)
+            stored = normalise(wanted, pair.target_limits)
+        pyramid = self._pyramid(pair.image, pair.limits)
+        return Shown(pyramid, stored, pair.image.path), Units(pair.target_limits, pair.kind, True)
 
     def _pyramid(self, volume: Volume, limits: tuple[float, float], flips: tuple[int, ...] = ()) -> Pyramid:
         image = mirror(torch.from_numpy(normalise(volume.values, limits))[None], flips)
@@ -268,7 +267,9 @@ class ScalePredictor(VolumeAnswerer):
         best = np.zeros(answer.shape, np.float16) if len(self.specs) > 1 else None
         for number, spec in enumerate(self.specs):
             # nothing of a question is held in this frame, so that the next one finds its memory
-            self._take(answer, best, units, spec, number == 0, self._ask(query, pyramids, shown, spec, flips))
+            painted = self._ask(query, pyramids, shown, spec, flips)
+            self._take(answer, best, units, spec, number == 0, painted, scan.volume.values)
+            del painted
         return answer
 
     def _ask(
@@ -282,7 +283,14 @@ class ScalePredictor(VolumeAnswerer):
         return mirror(self.plan(self.network, query, context), flips)
 
     def _take(
-        self, answer: NDArray[Any], best: NDArray[Any] | None, units: Units, spec: Spec, first: bool, painted: Tensor
+        self,
+        answer: NDArray[Any],
+        best: NDArray[Any] | None,
+        units: Units,
+        spec: Spec,
+        first: bool,
+        painted: Tensor,
+        query: NDArray[Any],
     ) -> None:
         """Writes what is painted into the answer: where there are several questions, where it is painted most clearly.
 
@@ -293,10 +301,11 @@ class ScalePredictor(VolumeAnswerer):
             spec: What was asked.
             first: Whether nothing is known yet.
             painted: `(C_out, X, Y, Z)`.
+            query: What was asked, `(X, Y, Z)`, in its units.
         """
         for part in _slabs(answer.shape):
             decoded = self.task.decode(painted[:, part], spec)
-            new = self._values(decoded, units, answer.dtype)
+            new = self._values(decoded, units, answer.dtype, query[part])
             if best is not None:
                 claim = self.task.claim(painted[:, part], spec).numpy().astype(np.float16)
                 wins = np.ones_like(claim, dtype=bool) if first else claim > best[part]
@@ -311,12 +320,12 @@ class ScalePredictor(VolumeAnswerer):
             painted[:, part] = spread(self.task.paint(values, spec), self.network.out_channels).half()
         return painted
 
-    def _values(self, decoded: Answer, units: Units, kind: np.dtype[Any]) -> NDArray[Any]:
+    def _values(self, decoded: Answer, units: Units, kind: np.dtype[Any], query: NDArray[Any]) -> NDArray[Any]:
         """Turns a decoded part into what is stored."""
         if decoded.labels is not None:
             return decoded.labels.numpy().astype(kind)
         assert decoded.image is not None
-        return to_units(decoded.image, units.limits, kind)
+        return to_units(decoded.image, units.limits, kind, query[None] if self.units is None else None)
 
 
 def mirrored(pyramid: Pyramid, flips: Sequence[int]) -> Pyramid:

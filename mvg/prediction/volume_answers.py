@@ -65,13 +65,14 @@ class Asked:
         limits: The values of the file that become 0 and 1.
         axis: Axis along which the answer is shown.
         answers: The answer, then those that it is compared with, each made when it is its turn.
-        in_place: Puts an answer, and the value of what lies outside of it, into the volume, `(X, Y, Z)`.
+        in_place: Puts an answer into the volume, `(X, Y, Z)`; with it comes the value, or `(X, Y, Z)` values, of what
+            lies outside of it.
     """
 
     limits: tuple[float, float]
     axis: int
     answers: Iterator[NDArray[Any]]
-    in_place: Callable[[NDArray[Any], float], NDArray[Any]]
+    in_place: Callable[[NDArray[Any], float | NDArray[Any]], NDArray[Any]]
 
 
 class VolumeAnswerer(ABC):
@@ -102,6 +103,12 @@ class VolumeAnswerer(ABC):
         """Returns the units of an answer: those of the targets, or else of the query."""
         return self.units or Units(limits, scan.kind, True)
 
+    def _outside(self, asked: Asked, scan: Scan) -> float | NDArray[Any]:
+        """What lies where nothing was asked: no class, the query itself where it is restored, else the lowest value."""
+        if self.task.is_label:
+            return 0
+        return scan.volume.values if self.units is None else self.units.limits[0]
+
     def __call__(self, volume: VolumeSource) -> VolumePrediction:
         """Answers one volume after the context.
 
@@ -119,8 +126,7 @@ class VolumeAnswerer(ABC):
             agreement = agreement or Agreement(answer, self.classes)
             agreement.add(member)
         is_label = self.task.is_label
-        outside = 0 if is_label else self.units_of_answer(asked.limits, scan).limits[0]
-        whole = asked.in_place(answer, outside)
+        whole = asked.in_place(answer, self._outside(asked, scan))
         voxels = {k: int((whole == k).sum()) for k in self.classes} if is_label else {}
         values = to_grid(whole, scan)
         doubt = None if agreement is None else asked.in_place(agreement.map(), 0)

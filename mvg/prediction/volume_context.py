@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mvg.data.intensity import Intensity
-from mvg.data.preparation import content_box, slicing_axis
+from mvg.data.preparation import box_of, content_box, slicing_axis
 from mvg.data.readers import FloatArray, Volume, check_labels, resample
 from mvg.models.base import InContextModel
 from mvg.prediction.answers import Units, units_of
@@ -113,58 +113,105 @@ def read_volume_slices(
     bounds: list[tuple[float, float]] = []
     kinds: list[np.dtype[Any]] = []
     for number, (source, target) in enumerate(zip(images, targets, strict=True)):
-        volume = scan_of(source, f"context image {number}").volume
-        shown, kind = read_target(predictor.task, scan_of(target, f"context target {number}"), volume)
-        box = way.box(volume)
-        volume, shown = replace(volume, values=volume.values[box]), replace(shown, values=shown.values[box])
+        scans = scan_of(source, f"context image {number}"), scan_of(target, f"context target {number}")
+        pair = read_pair(predictor.task, *scans, way.rule, way.target_rule, way.box)
+        volume = pair.image
         axes.append((way.axis(volume), volume.path))
         if axes[-1][0] != axes[0][0]:
             raise ValueError(
                 f"{volume.path}: it is cut along another axis than {axes[0][1].name}; name one with `slices`"
             )
-        scale = (0.0, 1.0) if predictor.task.is_label else way.target_rule.limits(shown.values, None)
-        found += _cut_pair(predictor, volume, shown, axes[0][0], way.rule.limits(volume.values, None), scale, empty)
-        bounds.append(scale)
-        kinds.append(kind)
+        found += _cut_pair(predictor, pair, axes[0][0], empty)
+        bounds.append(pair.target_limits)
+        kinds.append(pair.kind)
     return Cut(found, axes[0][0], None if predictor.task.is_label else units_of(bounds, kinds))
 
 
-def read_target(task: Task, scan: Scan, onto: Volume) -> tuple[Volume, np.dtype[Any]]:
-    """Brings a target of a task onto the grid of its image.
+@dataclass(frozen=True)
+class VolumePair:
+    """An image and its target on one grid; where an image target was not seen both have the values that become 0.
 
-    Returns:
-        The target, and the type that holds its values.
+    Attributes:
+        image: The image, in its units.
+        target: The target: classes, or values in its units.
+        limits: The values of the image that become 0 and 1.
+        target_limits: Those of the target; 0 and 1 for classes.
+        kind: The type that holds the values of the target.
+    """
+
+    image: Volume
+    target: Volume
+    limits: tuple[float, float]
+    target_limits: tuple[float, float]
+    kind: np.dtype[Any]
+
+
+def read_pair(
+    task: Task,
+    image: Scan,
+    target: Scan,
+    rule: Intensity,
+    target_rule: Intensity,
+    box: Callable[[Volume], tuple[slice, ...]] | None = None,
+) -> VolumePair:
+    """Brings a target onto the grid of its image; as in training, images are cut to the field of view that they share.
+
+    Where the query is restored (`Task.keeps_units`), image and target have one scale, that of the image.
+
+    Args:
+        task: What the pair shows.
+        image: The image.
+        target: The target.
+        rule: Brings images to [0, 1].
+        target_rule: Brings image targets to [0, 1].
+        box: Finds the part that is wanted of the image; all by default.
 
     Raises:
-        ValueError: If it holds no classes where the task needs them, or does not overlap its image.
+        ValueError: If the target holds no classes where the task needs them, or does not overlap its image.
     """
-    target = scan.volume
     if task.is_label:
-        check_labels(target.values, target.path, frozenset())
-    moved, seen = resample(target, onto, task.is_label)
+        check_labels(target.volume.values, target.volume.path, frozenset())
+    moved, seen = resample(target.volume, image.volume, task.is_label)
     if not seen.any():
-        raise ValueError(f"{target.path}: it does not overlap its image {onto.path.name}; check their affines")
-    return moved, scan.kind
+        raise ValueError(
+            f"{target.volume.path}: it does not overlap its image {image.volume.path.name}; check their affines"
+        )
+    if task.is_label:
+        seen[:] = True
+    shown, wanted, inside = (_part(image.volume, box_of(seen)), _part(moved, box_of(seen)), seen[box_of(seen)])
+    if box is not None:
+        part = box(shown)
+        shown, wanted, inside = _part(shown, part), _part(wanted, part), inside[part]
+    if not inside.any():
+        inside = np.ones_like(inside)
+    whole = bool(inside.all())
+    limits = rule.limits(shown.values if whole else shown.values[inside], None)
+    if task.is_label:
+        return VolumePair(shown, wanted, limits, (0.0, 1.0), target.kind)
+    target_limits = limits
+    if not task.keeps_units:
+        target_limits = target_rule.limits(wanted.values if whole else wanted.values[inside], None)
+    if not whole:
+        shown = replace(shown, values=np.where(inside, shown.values, np.float32(limits[0])))
+        wanted = replace(wanted, values=np.where(inside, wanted.values, np.float32(target_limits[0])))
+    return VolumePair(shown, wanted, limits, target_limits, target.kind)
 
 
-def _cut_pair(
-    predictor: Predictor,
-    volume: Volume,
-    target: Volume,
-    axis: int,
-    bounds: tuple[float, float],
-    scale: tuple[float, float],
-    empty: bool,
-) -> list[Slice]:
+def _part(volume: Volume, box: tuple[slice, ...]) -> Volume:
+    """Cuts a box out of a volume; its place in space, which examples do not need, stays that of the whole."""
+    return replace(volume, values=volume.values[box])
+
+
+def _cut_pair(predictor: Predictor, pair: VolumePair, axis: int, empty: bool) -> list[Slice]:
     """Cuts a pair into slices; of label maps only those that show a class, unless empty ones are wanted."""
-    planes, targets = cut(volume.values, axis), cut(target.values, axis)
+    planes, targets = cut(pair.image.values, axis), cut(pair.target.values, axis)
     is_label = predictor.task.is_label
     found = []
     for number, (plane, shown) in enumerate(zip(planes, targets, strict=True)):
         if is_label and not empty and not shown.any():
             continue
-        image = _to_tensor(plane, bounds, predictor.network.in_channels)
-        wanted = torch.from_numpy(shown.astype(np.int64)) if is_label else _to_tensor(shown, scale, 1)
+        image = _to_tensor(plane, pair.limits, predictor.network.in_channels)
+        wanted = torch.from_numpy(shown.astype(np.int64)) if is_label else _to_tensor(shown, pair.target_limits, 1)
         found.append(to_slice(predictor, image, wanted, number / (len(planes) - 1) if len(planes) > 1 else 0.5))
     return found
 

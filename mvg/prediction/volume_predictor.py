@@ -241,7 +241,7 @@ class VolumePredictor(VolumeAnswerer):
             rasters = [Raster(normalise(planes[k], limits)[None], f"{scan.volume.path}, slice {k}") for k in held]
             painted = self.predictor.answer_batch(self.predictor.read_batch(rasters), each)
             for k, (found, claim) in zip(held, painted, strict=True):
-                new = self._values(found, units, kind, planes.shape[1:])
+                new = self._values(found, units, kind, planes[k])
                 if claims is not None:
                     claimed = claim.numpy().astype(np.float16)
                     wins = claimed > claims[k] if number else np.ones_like(claimed, dtype=bool)
@@ -249,16 +249,16 @@ class VolumePredictor(VolumeAnswerer):
                 answer[k] = new
         return answer
 
-    def _values(self, found: Answer, units: Units, kind: np.dtype[Any], size: tuple[int, ...]) -> NDArray[Any]:
-        """Turns a decoded slice into what is stored."""
+    def _values(self, found: Answer, units: Units, kind: np.dtype[Any], plane: FloatArray) -> NDArray[Any]:
+        """Turns what was decoded of a slice `(H, W)` into what is stored."""
         if found.boxes is not None:
-            return fill_boxes(size, found.boxes).numpy().astype(kind)
+            return fill_boxes(plane.shape, found.boxes).numpy().astype(kind)
         if found.labels is not None:
             return found.labels.numpy().astype(kind)
         assert found.image is not None
         if len(found.image) != 1:
             raise ValueError(f"{type(self.predictor.task).__name__} paints colours, but volumes hold grey values")
-        return to_units(found.image, units.limits, kind)
+        return to_units(found.image, units.limits, kind, plane[None] if self.units is None else None)
 
     def _batches(self, count: int, contexts: Sequence[Sequence[Pass]]) -> Iterator[tuple[Pass, int, list[int]]]:
         """Lists passes, their number among those of their context, and the slices of each batch that they are asked."""
@@ -283,7 +283,7 @@ class VolumePredictor(VolumeAnswerer):
 
 
 def _in_place(
-    slices: NDArray[Any], outside: float, box: tuple[slice, ...], axis: int, shape: tuple[int, ...]
+    slices: NDArray[Any], outside: float | NDArray[Any], box: tuple[slice, ...], axis: int, shape: tuple[int, ...]
 ) -> NDArray[Any]:
     """Puts the slices of a part of a volume back where they were, `(X, Y, Z)`."""
     whole = np.full(shape, outside, dtype=slices.dtype)
