@@ -382,6 +382,52 @@ class TestPage:
             benchmark(["leaderboard", str(results), str(tmp_path), "--output", str(tmp_path / "board")])
         assert not (tmp_path / "board").exists()
 
+    @pytest.mark.parametrize("moved", [0.0, 1e-7])
+    def test_what_another_process_repeated_counts_once(self, tmp_path, moved):
+        records = made_up()
+        again = [replace(r, value=r.value + moved, seconds=9.0) for r in records[:5]]
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir()
+        write(tmp_path / "one/records.csv", records)
+        (tmp_path / "two/records-0-of-2.csv").write_text(to_csv(records[:6])[:-9])
+        (tmp_path / "two/records.csv").write_text(to_csv([*again, *records[5:]]))
+        for folder in ("one", "two"):
+            benchmark(["leaderboard", f"{tmp_path}/{folder}", "--output", f"{tmp_path}/{folder}", "--samples", "100"])
+        clean, found = ((tmp_path / folder / "boards.csv").read_bytes() for folder in ("one", "two"))
+        assert found == clean
+
+    def test_answers_of_other_scores_in_one_folder_are_refused(self, tmp_path):
+        write(tmp_path / "records-0-of-2.csv", [record()])
+        write(tmp_path / "records.csv", [record(value=0.4)])
+        with pytest.raises(ValueError, match=r"recorded as 0\.5 and as 0\.4"):
+            benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board")])
+
+    @pytest.mark.parametrize(
+        ("name", "spoil", "said"),
+        [
+            ("records.csv", lambda text: text.replace(b"c1", b'"c"1', 1), "row 3 is no CSV"),
+            ("records.csv", lambda text: text.replace(b"c1", b'"c1', 1), "row 3 is no CSV"),
+            ("records.csv.gz", lambda text: gzip.compress(text)[:-99], "cannot be read"),
+            ("records.csv.gz", lambda text: b"version https://git-lfs.github.com/spec/v1\n", "cannot be read"),
+            ("records.csv", lambda text: text.replace(b"c1", "é".encode("latin-1")), "cannot be read"),
+        ],
+    )
+    def test_damaged_records_are_named(self, tmp_path, name, spoil, said):
+        (tmp_path / name).write_bytes(spoil(to_csv(made_up()).encode()))
+        with pytest.raises(ValueError, match=f"{name}: .*{said}"):
+            benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board")])
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"asked": [{"cases": 2}]}', '{"entrant": '])
+    def test_damaged_run_json_is_named(self, tmp_path, content):
+        write(tmp_path / "records.csv", [record()])
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(ValueError, match=r"run\.json: .*delete it"):
+            benchmark(["leaderboard", str(tmp_path), "--output", str(tmp_path / "board"), "--samples", "100"])
+
+    def test_negative_seed_is_refused(self, results, tmp_path):
+        with pytest.raises(ValueError, match="`seed` must not be negative"):
+            benchmark(["leaderboard", str(results), "--output", str(tmp_path / "board"), "--seed", "-1"])
+
     @pytest.mark.parametrize(
         ("entry", "said"),
         [({"file": "a.png"}, "lacks"), ({"file": "../records.csv"}, "no file"), ({"file": "b.png"}, "PNG")],

@@ -406,6 +406,31 @@ def test_pixels_of_other_types_are_refused_unless_their_range_is_given(capsys):
     assert values("--task", "denoising", "--window", "[0,255]")["a", 0, "psnr"] > 20
 
 
+def test_dark_pictures_of_16_bits_are_told_with_their_range(caplog):
+    clean = np.random.default_rng(0).integers(0, 4096, (24, 20)).astype(np.uint16)
+    picture("truth/a.png", clean)
+    picture("answers/a.png", clean // 2)
+    rows("--task", "denoising", "--window", "[0,4095]")
+    assert "--window" not in caplog.text
+    rows("--task", "denoising")
+    assert "--window '[0, 4095]'" in caplog.text
+
+
+def test_white_masks_and_masks_of_ones_beside_them_are_one_class():
+    for name, side, value in (("a", "truth", 255), ("b", "truth", 1), ("a", "answers", 1), ("b", "answers", 255)):
+        picture(f"{side}/{name}.png", np.pad(np.full((5, 5), value, np.uint8), 3))
+    found = rows()
+    assert {row["label"] for row in found} == {"1"}
+    assert {(row["case"], row["value"]) for row in found if row["metric"] == "dice"} == {("a", "1.0"), ("b", "1.0")}
+
+
+@pytest.mark.parametrize("said", [{"names": ["core", "rim"]}, {"classes": {"1": 5}}, {"names": {"core": 1}}])
+def test_a_sidecar_that_names_no_classes_is_one_sentence(capsys, said):
+    write_maps()
+    Path("answers/a.json").write_text(json.dumps({"task": {"class_path": "tasks.Segmentation"}, **said}))
+    assert "the JSON beside it does not name classes" in refused(capsys)
+
+
 def test_output_is_replaced_only_if_asked(capsys):
     write_maps()
     Path("s.csv").write_text("mine")

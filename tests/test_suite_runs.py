@@ -34,6 +34,49 @@ class Noted(Trivial):
         self.seen.append((images, [read_values(target) for target in targets]))
 
 
+class Unsure:
+    """Answers with 0.7 where the structure of the first example is, which it reads anew for each query."""
+
+    def set_context(self, images, targets):
+        self.target = targets[0]
+
+    def __call__(self, image):
+        return read_values(self.target) * np.float32(0.7)
+
+
+class Bright:
+    """Answers with what is bright in the query."""
+
+    def set_context(self, images, targets):
+        pass
+
+    def __call__(self, image):
+        return read_values(image) > 0.5
+
+
+class Odd:
+    """Answers with things that are no numbers."""
+
+    def set_context(self, images, targets):
+        pass
+
+    def __call__(self, image):
+        shape = read_values(image).shape
+        return np.full(shape, None) if len(shape) == 3 else np.full(shape, "a")
+
+
+FEW = ("--shots", "[1]", "--draws", "1", "--pictures", "false")
+
+
+def ask_class(suite, output, kind, *options):  # noqa: F811
+    path = f"{__name__}.{kind.__name__}"
+    return bench(suite, output, "--entrant", path, "--allow-class-path", __name__, *FEW, *options)
+
+
+def scores(found):
+    return {(r.dataset, r.task, r.case, r.structure, r.metric, r.value, r.failure) for r in found}
+
+
 def changed(path, old, new):
     path.write_text(path.read_text().replace(old, new))
     return path
@@ -177,3 +220,97 @@ def test_answers_do_not_depend_on_how_many_are_asked_at_once(suite, tmp_path, mo
         run(Run(read, entrant, tmp_path / str(most)), blocks(read, entrant))
         made.append(records.digest(records.read(tmp_path / str(most))))
     assert made[0] == made[1]
+
+
+def test_saved_probabilities_score_as_they_did(suite, tmp_path):  # noqa: F811
+    changed(suite, "tasks:\n", 'tasks:\n  detection: {class_path: tasks.Detection, variants: {"": {}}}\n')
+    changed(suite, "inpainting: {}}\n", "detection: {}}\n")
+    changed(suite, "denoising: {}}\n", "detection: {}}\n")
+    first = ask_class(suite, tmp_path / "a", Unsure, "--answers", str(tmp_path / "kept"))
+    assert {r.metric for r in first if r.value > 0} > {"dice", "ap50"}
+    assert scores(bench(suite, tmp_path / "b", "--predictions", str(tmp_path / "kept"), *FEW)) == scores(first)
+
+
+def test_cases_of_one_name_in_two_folders_are_saved_apart(suite, tmp_path):  # noqa: F811
+    lines = ["case,group,split,role,path,modality,sha256"]
+    for number, case in enumerate(["A/0", "B/0", "A/4", "B/4"]):
+        for role, folder in (("image", "images"), ("labels", "labels")):
+            split = "train" if number < 2 else "test"
+            lines.append(f"{case},{case},{split},{role},pictures/{folder}/p{number}.png,X-ray,")
+    (tmp_path / "sites.csv").write_text("\n".join([*lines, ""]))
+    head, _ = suite.read_text().split("datasets:")
+    source = f"{{manifest: {tmp_path}/sites.csv, name: sites, class_names: {{labels: {{1: disc}}}}}}"
+    entry = f"source: {{class_path: mvg.data.ManifestSource, init_args: {source}}}"
+    suite.write_text(f"{head}datasets:\n  sites:\n    {entry}\n    ask: {{segmentation: {{}}}}\n")
+    main(["benchmark", "cases", "--suite", str(suite), "--overwrite", "true"])
+    first = ask_class(suite, tmp_path / "a", Bright, "--answers", str(tmp_path / "kept"))
+    assert {(r.case, r.value) for r in first if r.metric == "dice"} == {("A/4", 1.0), ("B/4", 1.0)}
+    assert scores(bench(suite, tmp_path / "b", "--predictions", str(tmp_path / "kept"), *FEW)) == scores(first)
+
+
+def test_a_filled_hole_that_was_cut_off_is_asked_again(suite, tmp_path):  # noqa: F811
+    options = ("--entrant", "mean", "--datasets", "[pictures]", *FEW)
+    whole, path = bench(suite, tmp_path / "out", *options), tmp_path / "out/records.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    start = next(number for number, line in enumerate(lines) if ",inpainting," in line)
+    assert [record.metric for record in whole[start - 1 : start + 2]] == ["psnr", "ssim", "mae"]
+    path.write_text("".join(lines[: start + 3]) + lines[start + 3][:40])
+    assert records.digest(bench(suite, tmp_path / "out", *options)) == records.digest(whole)
+
+
+def test_a_run_that_ended_within_a_letter_goes_on(suite, tmp_path):  # noqa: F811
+    changed(suite, "1: disc", "1: Größe")
+    options = ("--entrant", "mean", "--datasets", "[pictures]", *FEW)
+    whole, path = bench(suite, tmp_path / "out", *options), tmp_path / "out/records.csv"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex("ö".encode()) + 1])
+    assert records.digest(bench(suite, tmp_path / "out", *options)) == records.digest(whole)
+
+
+def test_examples_stay_on_the_disk_while_queries_come_and_go(suite, tmp_path, monkeypatch):  # noqa: F811
+    whole = ask_class(suite, tmp_path / "one", Unsure, "--datasets", "[pictures]")
+    monkeypatch.setattr("benchmarks.inputs.KEPT", 1)
+    monkeypatch.setattr("benchmarks.inputs.ASKED_AT_ONCE", 1)
+    monkeypatch.setattr("benchmarks.runner.MOST", 1)
+    found = ask_class(suite, tmp_path / "two", Unsure, "--datasets", "[pictures]")
+    assert records.digest(found) == records.digest(whole)
+    assert not {record.failure for record in found} - {""}
+
+
+def test_saved_pictures_are_scaled_to_the_range_of_images(suite, tmp_path):  # noqa: F811
+    options = ("--datasets", "[pictures]", *FEW)
+    first = bench(suite, tmp_path / "a", "--entrant", "mean", "--answers", str(tmp_path / "kept"), *options)
+    for path in tmp_path.glob("kept/pictures/inpainting/**/*.npy"):
+        Image.fromarray((np.load(path) * 255).round().astype(np.uint8)).save(path.with_suffix(".png"))
+        path.unlink()
+    second = bench(suite, tmp_path / "b", "--predictions", str(tmp_path / "kept"), *options)
+    before, after = ({r.case: r.value for r in found if r.metric == "mae"} for found in (first, second))
+    assert after == pytest.approx(before, abs=0.5 / 255)
+    assert max(after.values()) < 0.9
+
+
+def test_saved_answers_that_are_damaged_or_on_another_grid_are_invalid(suite, tmp_path):  # noqa: F811
+    options = ("--datasets", "[scans]", *FEW)
+    first = bench(suite, tmp_path / "a", "--entrant", "mean", "--answers", str(tmp_path / "kept"), *options)
+    for path in tmp_path.glob("kept/**/p4.nii"):
+        nibabel.Nifti1Image(np.ones((18, 16, 5), np.uint8), np.diag([7.0, 7.0, 7.0, 1.0])).to_filename(path)
+    for path in tmp_path.glob("kept/**/p5.nii"):
+        path.write_bytes(path.read_bytes()[:-99])
+    second = bench(suite, tmp_path / "b", "--predictions", str(tmp_path / "kept"), *options)
+    assert {(r.case, r.failure) for r in second if r.case != "p6"} == {("p4", "invalid"), ("p5", "invalid")}
+    assert {r.value for r in second if r.case != "p6" and r.metric in ("dice", "psnr")} == {0.0}
+    assert {each for each in scores(first) if each[2] == "p6"} == {each for each in scores(second) if each[2] == "p6"}
+
+
+def test_answers_that_are_no_numbers_are_invalid(suite, tmp_path):  # noqa: F811
+    found = ask_class(suite, tmp_path / "out", Odd)
+    assert {(record.dataset, record.failure) for record in found} == {("scans", "invalid"), ("pictures", "invalid")}
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "damaged"), ("[]", "which entrant"), ("{}", "which entrant")])
+def test_a_damaged_run_json_is_one_sentence(suite, tmp_path, capsys, content, said):  # noqa: F811
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").write_text(content)
+    with pytest.raises(SystemExit):
+        bench(suite, tmp_path / "out", "--entrant", "mean", *FEW)
+    assert said in capsys.readouterr().err

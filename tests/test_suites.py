@@ -1,7 +1,10 @@
 """Suites of the benchmark: cases, runs that go on, processes that share one, leaks, entrants, tables."""
 
 import csv
+import gzip
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -190,6 +193,44 @@ def test_a_patient_for_training_and_for_tests_is_refused(suite, tmp_path, capsys
     assert "patient 'p0'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", ["scans", "pictures"])
+def test_an_image_for_training_and_for_tests_is_refused_whatever_its_labels(suite, tmp_path, capsys, folder):
+    before = (tmp_path / "tiny.cases.csv").read_bytes()
+    first = next((tmp_path / folder / "images").glob("p0.*"))
+    shutil.copy(first, first.with_name(first.name.replace("p0", "p5")))
+    with pytest.raises(SystemExit):
+        main(["benchmark", "cases", "--suite", str(suite), "--overwrite", "true"])
+    said = capsys.readouterr().err
+    assert "one file of 'image' would be shown and asked, as cases 'p0' (train) and 'p5' (test)" in said
+    assert (tmp_path / "tiny.cases.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "names", ["1: ball, 2: ball", '1: "lesion (old)", 2: "lesion [old]"', '1: "nodule < 3 cm", 2: "nodule > 3 cm"']
+)
+def test_structures_that_share_a_name_in_files_are_refused(suite, names):
+    suite.write_text(suite.read_text().replace("1: ball, 2: bar", names))
+    with pytest.raises(ValueError, match=r"are both called .* letters or digits"):
+        load_suite(suite)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (r"(p6,test,\w+)\n$", r"\1,more\n", "row 15: a case needs"),
+        (r"(p6,test),\w+\n$", r"\1\n", "row 15: a case needs"),
+        (r"\Z", "scans,p7\n", "row 16: a case needs"),
+        (r",test,(\w+)\n$", r",tset,\1\n", "row 15: the split must be train or test, got 'tset'"),
+    ],
+)
+def test_damaged_lists_of_cases_are_refused(suite, tmp_path, old, new, said):
+    path = tmp_path / "tiny.cases.csv"
+    text = path.read_text()
+    path.write_text(re.sub(old, new, text))
+    with pytest.raises(ValueError, match=said):
+        _ = load_suite(suite).cases
+
+
 def test_changed_files_are_refused(suite, tmp_path, capsys):
     write_nifti(tmp_path / "scans/images/p4.nii.gz", np.ones((18, 16, 5), "f4"))
     with pytest.raises(SystemExit):
@@ -286,6 +327,19 @@ def test_records_become_the_table_of_challenger(suite, tmp_path):
     assert float(row["MetricValue"]) == pytest.approx(np.mean(values))
 
 
+def test_packed_records_below_a_folder_are_exported(suite, tmp_path):
+    options = ("--datasets", "[pictures]", "--shots", "[1]", "--draws", "1", "--pictures", "false")
+    bench(suite, tmp_path / "all/mean", "--entrant", "mean", *options)
+    export = ["benchmark", "export", "--inputs", f"[{tmp_path}/all]", "--output"]
+    main([*export, str(tmp_path / "plain.csv")])
+    plain = tmp_path / "all/mean/records.csv"
+    plain.with_name("records.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    main([*export, str(tmp_path / "packed.csv")])
+    assert (tmp_path / "packed.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+    assert (tmp_path / "packed.csv").read_text().count("\n") == 4
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -294,6 +348,7 @@ def test_records_become_the_table_of_challenger(suite, tmp_path):
         (["--entrant", "mean", "--datasets", "[other]"], "no data set"),
         (["--entrant", "mean", "--rank", "2", "--ranks", "2"], "`rank`"),
         (["--entrant", "os.system"], "trusted packages"),
+        (["--entrant", "mean", "--draws", "0"], "at least 1"),
     ],
 )
 def test_wrong_options_say_what_to_do(suite, tmp_path, capsys, options, message):
