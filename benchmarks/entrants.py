@@ -115,7 +115,7 @@ class Saved(Entrant):
         found = next((path for ending in _ENDINGS if (path := self.place / f"{stem}{ending}").is_file()), None)
         try:
             return None if found is None else read_answer(found, query, self.is_label)
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise InvalidAnswerError(error) from error
 
 

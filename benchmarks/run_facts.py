@@ -99,12 +99,13 @@ def read_facts(path: Path) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        facts: Any = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: it is damaged ({error}); delete it, and repeat the command that wrote it") from error
-    if not isinstance(facts, dict) or not isinstance(facts.get("entrant"), str):
-        raise ValueError(f"{path}: it does not say which entrant was asked; delete it, and repeat the command")
-    return facts
+    asked = facts.get("asked", []) if isinstance(facts, dict) else None
+    if not isinstance(asked, list) or not all(isinstance(one, dict) for one in asked) or not facts.get("entrant"):
+        raise ValueError(f"{path}: it does not say which entrant was asked what; delete it, and repeat the command")
+    return dict(facts)
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:

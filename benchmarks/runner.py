@@ -358,5 +358,9 @@ def _keep(folder: Path, block: Block, example: Example, answer: NDArray[Any]) ->
     """Writes an answer where `entrants.Saved` finds it."""
     path = folder / block.question.name / f"{block.shot}-{block.draw}" / example.image.name
     path.parent.mkdir(parents=True, exist_ok=True)
+    if answer.dtype.kind not in "biuf" or not np.isfinite(answer).all():
+        answer = np.full(example.truth.shape, np.nan, np.float32)  # is read as what it is: no answer that can be scored
+        write_grid(path, answer, example.affine)
+        return
     is_mask = block.question.label is not None and not example.truth.boxes
     write_grid(path, (answer > 0).astype(np.uint8) if is_mask else answer.astype(np.float32), example.affine)

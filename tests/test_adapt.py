@@ -132,6 +132,13 @@ def test_the_best_step_is_that_of_the_mean_curve():
     assert (facts["best_step"], facts["before"], facts["after"]) == (5, 0.2, 0.5)
 
 
+def test_trainings_that_end_after_different_steps_are_judged_where_all_have_come():
+    curves = [[(0, 0.5), (18, 0.86)], [(0, 0.5), (20, 0.7), (25, 0.6)], [(0, 0.5), (17, 0.9)]]
+    facts = judge("leave-one-out", tasks.Segmentation(), "dice", curves, [1, 1, 1])
+    assert facts["best_step"] == 17
+    assert facts["after"] == pytest.approx((0.84 + 0.67 + 0.9) / 3)
+
+
 @pytest.mark.parametrize("options", [{"steps": 5, "minutes": 1.0}, {"steps": None}, {"steps": 0}, {"seed": -1}])
 def test_plans_out_of_range_are_refused(options):
     with pytest.raises(ValueError, match=r"steps|seed"):

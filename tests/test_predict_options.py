@@ -194,3 +194,9 @@ def test_five_lines_of_the_readme_run(folder):  # noqa: F811
     with class_paths(["test_predictor"]):
         exec("import mvg\n" + code, {"found": found})
     assert found["labels"].shape == (40, 50)
+
+
+@pytest.mark.parametrize("options", [["--focus", "0.1"], ["--overlap", "0.5"], ["--context-windows", "[whole]"]])
+def test_options_that_would_change_nothing_are_refused(options, folder, capsys):  # noqa: F811
+    assert "change nothing; add --scales coarse-to-fine" in error_of(capsys, *options)
+    predict(*options, "--scales", "coarse-to-fine")

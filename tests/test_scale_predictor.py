@@ -17,7 +17,8 @@ import tasks
 from mvg import ScalePredictor, VolumePredictor, cli, weights
 from mvg.cli import main
 from mvg.data import Window
-from mvg.next_scale import NextScale
+from mvg.next_scale import Foreground, NextScale, Several, retrieval_of
+from mvg.prediction.plan import shown_at_once
 
 SHAPE = (11, 18, 5)
 
@@ -135,6 +136,9 @@ def test_a_coarser_scale_changes_the_answer(command):
     [
         (["--context-windows", "[foregrond]"], "foreground"),
         (["--overlap", "1"], "`overlap` must be in [0, 1), got 1"),
+        (["--focus", "0.1", "--scales", "full"], "`focus` needs a coarser answer"),
+        (["--focus", "0.1", "--scales", "whole"], "`focus` needs a coarser answer"),
+        (["--slices", "axial"], "`slices` are for 2D networks"),
         (["--input", "p.png"], "answers volumes"),
         (["--context", "pictures"], "needs volumes as examples"),
     ],
@@ -149,6 +153,20 @@ def test_what_cannot_be_done_is_said_in_one_sentence(options, said, command, cap
     assert said in error
     assert "Traceback" not in error
     assert not Path("out").exists()
+
+
+def test_the_plan_counts_the_windows_that_are_shown():
+    rules = Several([retrieval_of(["same-place", "nearest"]), Foreground(2)])
+    assert shown_at_once(predictor(plan=NextScale(retrieval=rules)), 6) == 24
+    assert shown_at_once(predictor(), 6) == 6
+
+
+def test_a_volume_that_shows_nothing_is_told(tmp_path, caplog):
+    found, truth = predictor(), values(1, SHAPE) > 0.5
+    found.set_context([write(tmp_path / "i.nii", values(0, SHAPE))], [write(tmp_path / "t.nii", truth, kind=np.uint8)])
+    assert "alone" not in caplog.text
+    found(write(tmp_path / "q.nii", np.full(SHAPE, 7)))
+    assert "q.nii holds the value 7 alone" in caplog.text
 
 
 def test_each_kind_of_network_names_the_class_that_takes_it(tmp_path):

@@ -192,9 +192,14 @@ def divide(
 
 
 def judge(how: str, task: Task, metric: str, curves: Sequence[Curve], held: Sequence[int]) -> dict[str, Any]:
-    """Averages the curves of all trainings over the steps that all have reached, and finds the best step."""
-    steps = sorted(set.intersection(*(set(dict(curve)) for curve in curves)))
-    mean = [(step, float(np.mean([dict(curve)[step] for curve in curves]))) for step in steps]
+    """Averages the curves of all trainings as far as all have come, and finds the best step.
+
+    Trainings by minutes end after different steps; between its validations a curve is taken for straight.
+    """
+    last = min(curve[-1][0] for curve in curves)
+    steps = sorted({step for curve in curves for step, _ in curve if step <= last})
+    scores = [np.interp(steps, [step for step, _ in curve], [score for _, score in curve]) for curve in curves]
+    mean = [(step, float(score)) for step, score in zip(steps, np.mean(scores, axis=0), strict=True)]
     best, score = max(mean, key=lambda point: point[1] if task.metrics[metric] else -point[1])
     return {
         "how": how,

@@ -53,9 +53,11 @@ class Retrieval(metaclass=Configurable):
 
     Attributes:
         shared: All windows of one level of the query are shown the same, so that they can be answered together.
+        number: Windows of each pair that are shown.
     """
 
     shared = False
+    number = 1
 
     @abstractmethod
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
@@ -179,6 +181,7 @@ class Several(Retrieval):
         if not rules:
             raise ValueError("`rules` must hold at least one rule, got none")
         self.rules, self.shared = list(rules), all(rule.shared for rule in rules)
+        self.number = sum(rule.number for rule in rules)
 
     def choose(self, asked: Asked, context: Sequence[Pyramid]) -> tuple[Crop, ...]:
         """Returns the windows of all rules."""

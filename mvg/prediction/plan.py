@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from mvg.next_scale.level import levels
-from mvg.next_scale.retrieval import SamePlace
 from mvg.prediction.memory import GIB, KERNELS, SLACK, Need, fit_batch, in_gib, need_of, resident, voxels_of, whole_need
 from mvg.prediction.outputs import Job
 from mvg.prediction.passes import LIMIT
@@ -18,6 +17,7 @@ from mvg.prediction.run_facts import AnyPredictor, Groups, plain
 from mvg.prediction.scale_predictor import ScalePredictor
 from mvg.prediction.scans import Scan, cut, is_scan, read_scan
 from mvg.prediction.volume_predictor import VolumePredictor
+from mvg.wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +60,20 @@ def respect_limit(predictor: AnyPredictor, jobs: Sequence[Job], examples: int, l
     batch = inner.batch if isinstance(inner, Predictor) else inner.plan.batch
     before = program(inner)
     room = int((limit * GIB - before - KERNELS) / SLACK) - largest_query(predictor, jobs)
-    need = need_of(inner.network, examples, led(inner))
+    seen = shown_at_once(inner, examples)
+    need = need_of(inner.network, seen, led(inner))
     if need is None:
         raise ValueError("the memory of this network cannot be estimated; leave out --memory-limit and set --batch")
     fitting = fit_batch(need, batch, room)
     if not fitting and getattr(inner.network, "chunk", None) is not None:
         setattr(inner.network, "chunk", 1)  # noqa: B010
-        need = need_of(inner.network, examples, led(inner)) or need
+        need = need_of(inner.network, seen, led(inner)) or need
         fitting = fit_batch(need, batch, room)
     if not fitting:
         least = before + whole_need(largest_query(predictor, jobs) + need.memory + need.peak(1))
         raise ValueError(
-            f"one image with {examples} examples needs about {in_gib(least)}, more than `memory_limit` {limit} GiB; "
-            "lower --context-size"
+            f"one image with {counted(examples, 'example')} needs about {in_gib(least)}, more than `memory_limit` "
+            f"{limit} GiB; lower --context-size"
         )
     log.info("%d images are answered together, within %s GiB", fitting, limit)
     if inner.plan is not None:
@@ -104,7 +105,8 @@ def describe_plan(
             files = [job.answer, job.sidecar, *([job.preview] if preview else []), *([job.uncertainty] * bool(members))]
             lines += [f"  {job.name}: {line}", f"    -> {', '.join(map(str, files))}"]
             asked, most = asked + count * (1 + members), max(most, held)
-    need = need_of(plain(predictor).network, examples, led(plain(predictor)))
+    inner = plain(predictor)
+    need = need_of(inner.network, shown_at_once(inner, examples), led(inner))
     lines += [f"the network is asked {asked} times", describe_memory(predictor, need, most)]
     return "\n".join(lines) + "\n"
 
@@ -161,7 +163,12 @@ def describe_memory(predictor: AnyPredictor, need: Need | None, arrays: int) -> 
 
 def asks_one_by_one(predictor: Predictor | ScalePredictor) -> bool:
     """Tells whether each window has a context of its own, so that no two are answered together."""
-    return predictor.plan is not None and isinstance(predictor.plan.retrieval, SamePlace)
+    return predictor.plan is not None and not predictor.plan.retrieval.shared
+
+
+def shown_at_once(predictor: Predictor | ScalePredictor, examples: int) -> int:
+    """Images of examples that the network sees at once: in windows maybe several of each."""
+    return examples if predictor.plan is None else examples * predictor.plan.retrieval.number
 
 
 def led(predictor: Predictor | ScalePredictor) -> bool:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mvg.adaptation.methods import describe_adapter
 from mvg.data.readers import SIZE_LIMIT
 from mvg.hub import locate
-from mvg.next_scale import Windows, retrieval_of
+from mvg.next_scale import NextScale, Windows, retrieval_of
 from mvg.options import make_parser, parse
 from mvg.prediction.context import PairFiles, find_pairs, read_names
 from mvg.prediction.default_weights import weights_for
@@ -163,6 +163,7 @@ def predict_files(
     rollout: dict[str, Any] = {"overlap": overlap, "batch": batch, "focus": focus}
     asked = choose_task(weights, task, adapter)
     options["plan"] = plan_of(scales, asked, axes, adapted=adapter is not None, retrieval=windows, **rollout)
+    check_used(options["plan"], axes, rollout, windows is not None, {"slices": slices, "aspect": aspect})
     if axes == 3:
         predictor = scale = ScalePredictor.from_pretrained(**options)
         scale.rule, scale.target_rule = rules_for(weights, scale.task, limits, as_window(target_window))
@@ -182,10 +183,11 @@ def predict_files(
         )  # fmt: skip
     chooser = Chooser(pairs, context_size, choose, seed, looks_of(predictor, looks), Table(metadata))
     groups = group_jobs(chooser, jobs)
+    examples = context_size if isinstance(predictor, VolumePredictor) else min(context_size, len(pairs))
     if memory_limit is not None:
-        respect_limit(predictor, jobs, context_size, memory_limit)
+        respect_limit(predictor, jobs, examples, memory_limit)
     if dry_run:
-        sys.stdout.write(describe_plan(predictor, groups, len(pairs), context_size, uncertainty, preview))
+        sys.stdout.write(describe_plan(predictor, groups, len(pairs), examples, uncertainty, preview))
         return
     common = describe(predictor, weights, task, adapter, chooser)
     if isinstance(predictor, Predictor):
@@ -193,6 +195,32 @@ def predict_files(
     else:
         answer_volumes(predictor, groups, common, read_names(context, targets), preview)
     log.info("%s written to %s in %.1f s", counted(len(jobs), "answer"), output, time.perf_counter() - start)
+
+
+def check_used(
+    plan: NextScale | None, axes: int, rollout: Mapping[str, Any], windows: bool, flat: Mapping[str, Any]
+) -> None:
+    """Checks that nothing is asked for that would change nothing.
+
+    Args:
+        plan: How images are answered in windows; None for whole.
+        axes: Axes of the network's images.
+        rollout: Options of windows.
+        windows: Windows of the examples are named.
+        flat: Options of 2D networks that were given.
+
+    Raises:
+        ValueError: If an option has no effect.
+    """
+    if plan is None and (windows or rollout["focus"] or rollout["overlap"] != NextScale().overlap):
+        raise ValueError(
+            "the network answers these images whole, so that `focus`, `overlap` and `context_windows` change nothing; "
+            "add --scales coarse-to-fine, or leave them out"
+        )
+    if plan is not None and plan.focus and (plan.single or plan.limit == 1):
+        raise ValueError("`focus` needs a coarser answer, but one scale alone is answered; add --scales coarse-to-fine")
+    if axes == 3 and (given := [name for name, value in flat.items() if value is not None]):
+        raise ValueError(f"{' and '.join(f'`{name}`' for name in given)} are for 2D networks, this one takes volumes")
 
 
 def as_window(values: Sequence[float] | None) -> tuple[float, float] | None:

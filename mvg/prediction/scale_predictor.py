@@ -33,7 +33,7 @@ from mvg.prediction.subjects import split
 from mvg.prediction.trained import choose_task, stored_rules
 from mvg.prediction.uncertainty import MOST, draw_members, flips_of
 from mvg.prediction.volume_answers import Asked, VolumeAnswerer
-from mvg.prediction.volume_context import read_pair
+from mvg.prediction.volume_context import read_pair, warn_if_constant
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,7 @@ class ScalePredictor(VolumeAnswerer):
         """Finds what a volume is asked."""
         if not self.context:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
+        warn_if_constant(scan.volume)
         limits = self.rule.limits(scan.volume.values, None)
         axis = slicing_axis(scan.volume, "auto")
         assert axis is not None

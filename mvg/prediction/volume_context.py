@@ -184,6 +184,7 @@ def read_pair(
         shown, wanted, inside = _part(shown, part), _part(wanted, part), inside[part]
     if not inside.any():
         inside = np.ones_like(inside)
+    warn_if_constant(shown)
     whole = bool(inside.all())
     limits = rule.limits(shown.values if whole else shown.values[inside], None)
     if task.is_label:
@@ -195,6 +196,13 @@ def read_pair(
         shown = replace(shown, values=np.where(inside, shown.values, np.float32(limits[0])))
         wanted = replace(wanted, values=np.where(inside, wanted.values, np.float32(target_limits[0])))
     return VolumePair(shown, wanted, limits, target_limits, target.kind)
+
+
+def warn_if_constant(volume: Volume) -> None:
+    """Says that a volume shows nothing: an answer to it, or after it, means nothing."""
+    low, high = float(volume.values.min()), float(volume.values.max())
+    if low == high:
+        log.warning("%s holds the value %g alone: was it exported whole?", volume.path.name, low)
 
 
 def _part(volume: Volume, box: tuple[slice, ...]) -> Volume:

@@ -31,7 +31,13 @@ from mvg.prediction.subjects import split
 from mvg.prediction.trained import stored_cut, stored_rules
 from mvg.prediction.uncertainty import flips_of
 from mvg.prediction.volume_answers import Asked, VolumeAnswerer
-from mvg.prediction.volume_context import Way, group_classes, read_picture_slices, read_volume_slices
+from mvg.prediction.volume_context import (
+    Way,
+    group_classes,
+    read_picture_slices,
+    read_volume_slices,
+    warn_if_constant,
+)
 from mvg.task import Task
 
 log = logging.getLogger(__name__)
@@ -219,6 +225,7 @@ class VolumePredictor(VolumeAnswerer):
         """Cuts a volume into slices, and finds what they are asked."""
         if not self._found:
             raise ValueError("no context is set; call `set_context(images, targets)` first")
+        warn_if_constant(scan.volume)
         box = self.way.box(scan.volume)
         inner = replace(scan.volume, values=scan.volume.values[box])
         axis = self.way.axis(inner) if self.axis is None else self.axis
