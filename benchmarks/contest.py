@@ -38,8 +38,12 @@ log = logging.getLogger(__name__)
 
 BASE = "configs/real_2d.yaml"
 VOLUMES = "configs/real_3d.yaml"
-ASKED_VOLUMES = ("hippocampus", "sarcoma")
-"""What networks for volumes are asked: of the larger volumes of the others an answer takes half a minute."""
+VOLUME_SETS = ("hippocampus", "sarcoma")
+VOLUME_TASKS = ("segmentation", "denoising", "inpainting")
+VOLUME_WEIGHTS = {"hippocampus": 3.0, "sarcoma": 1.0, "segmentation": 2.4} | dict.fromkeys(
+    ("headneck", "brain", "tumour", "synthesis", "bias", "resolution"), 0.0
+)
+"""What networks for volumes learn and are asked: of all sets and tasks they learn nothing in ten minutes."""
 RECIPES = Path("configs/entrants")
 UNETS = "u-nets"
 OURS = "ours"
@@ -92,9 +96,7 @@ def contestants() -> dict[str, Contestant]:
         others |= dict.fromkeys(LACKING.get(group, ()), 0.0)
         found[f"{OURS}-{group}"] = Contestant(OURS, kinds, weights=others)
     for name, scales in (("ours_volumes", "coarse-to-fine"), ("medverse", "coarse-to-fine"), ("neuroverse3d", "whole")):
-        found[name] = Contestant(
-            name, datasets=ASKED_VOLUMES, weights={"hippocampus": 3.0}, base=VOLUMES, scales=scales, batches=4
-        )
+        found[name] = Contestant(name, VOLUME_TASKS, VOLUME_SETS, VOLUME_WEIGHTS, VOLUMES, scales, batches=4)
     return found
 
 

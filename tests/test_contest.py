@@ -102,7 +102,7 @@ def test_networks_for_volumes_train_on_volumes_and_answer_coarse_to_fine(entered
     assert "configs/real_3d.yaml" in trained
     assert "--trainer.max_steps=150" in trained  # four batches in a step that is timed
     assert asked[asked.index("--scales") + 1] == "coarse-to-fine"
-    assert json.loads(asked[asked.index("--datasets") + 1]) == list(contest.ASKED_VOLUMES)
+    assert json.loads(asked[asked.index("--datasets") + 1]) == list(contest.VOLUME_SETS)
 
 
 def test_u_nets_are_kept_and_answer_as_when_they_were_trained(tmp_path):

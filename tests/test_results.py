@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.contest import names
+from benchmarks.contest import GROUPS, VOLUME_SETS, VOLUME_TASKS, names
 from benchmarks.records import read_all
 from benchmarks.standings import to_frame
 from benchmarks.suite import load_suite
@@ -34,8 +34,10 @@ def test_every_entrant_of_the_contest_is_there_with_what_it_was_asked(frame):
         everything = asked["mean"]
         for entrant in ("ours", "painter", "lvm", "mvg_released", "mvg_paper", "nearest"):
             assert asked[entrant] == everything
-        for kind in ("segmentation", "denoising", "inpainting", "synthesis"):
-            assert asked[f"ours-{kind}"] == {each for each in everything if each[1] == kind}
+        for group, kinds in GROUPS.items():
+            assert asked[f"ours-{group}"] == {each for each in everything if each[1] in kinds}
+        for entrant in ("ours_volumes", "medverse", "neuroverse3d"):
+            assert asked[entrant] == {e for e in everything if e[0] in VOLUME_SETS and e[1] in VOLUME_TASKS}
 
 
 def test_nobody_was_trained_on_what_is_unseen(frame):
