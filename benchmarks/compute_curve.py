@@ -23,6 +23,8 @@ import torch
 
 from benchmarks import records
 from benchmarks.evidence import asked_sets
+from benchmarks.leaderboard.elements import title, words
+from benchmarks.protocol import METRICS
 from benchmarks.runner import Run, blocks, run
 from benchmarks.standings import boards
 from benchmarks.suite import load_suite
@@ -95,16 +97,22 @@ def table(rows: pd.DataFrame) -> str:
 
 def plot(rows: pd.DataFrame, path: Path) -> None:
     """Draws a panel for each task, a line for each data set."""
-    panels = list(rows.groupby(["task", "metric"], sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), squeeze=False)
+    panels, names = list(rows.groupby(["task", "metric"], sort=False)), list(dict.fromkeys(rows["data set"]))
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4 * len(panels) + 1.5, 3.6), squeeze=False, layout="constrained"
+    )
+    lines = {}
     for axis, ((task, metric), part) in zip(axes[0], panels, strict=True):
         for row in part.itertuples(index=False):
-            axis.plot(list(rows.columns[3:]), row[3:], marker="o", markersize=3, label=row[1])
-        axis.set(title=str(task).replace("_", " "), xlabel="minutes of training", ylabel=metric)
+            look = {"marker": "o", "markersize": 3, "color": f"C{names.index(row[1]) % 10}"}
+            lines[row[1]] = axis.plot(list(rows.columns[3:]), row[3:], **look)[0]
+        unit = METRICS[metric].unit
+        axis.set(
+            title=words(task), xlabel="minutes of training", ylabel=f"{title(metric)}{f', {unit}' if unit else ''}"
+        )
         axis.set_ylim(bottom=0 if part.iloc[:, 3:].to_numpy().max() <= 1 else None)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(lines.values(), lines.keys(), loc="outside right upper", frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
