@@ -232,7 +232,7 @@ def to_units(
     values: NDArray[Any] = image.double().numpy() * (high - low) + low
     if query is not None and image.shape == query.shape:
         shown = normalise(query.astype(np.float32), bounds)
-        stays = np.clip(1 - np.abs(image.numpy() - shown) / _NEAR, 0, 1)
+        stays = np.clip(1 - np.abs(image.float().numpy() - shown) / _NEAR, 0, 1)
         values += stays * (query - np.clip(query, low, high))
     if kind.kind in "biu":
         least, most = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
