@@ -21,8 +21,9 @@ from benchmarks.surfaces import FloatArray
 from mvg.data.intensity import Percentiles, normalise
 from mvg.data.readers import SIZE_LIMIT, Volume
 from mvg.prediction.outputs import fingerprint
-from mvg.prediction.rasters import Raster, dark_range, limits, to_tensor
+from mvg.prediction.rasters import Raster, dark_range, limits, read_raster, to_tensor
 from mvg.prediction.run_facts import name_of
+from mvg.prediction.scans import is_scan
 from mvg.task import Task
 from tasks import Inpainting
 
@@ -144,8 +145,7 @@ def _warn_of_dark(cases: Sequence[Case], size_limit: int) -> None:
     """Warns of pictures of 16 bits that use a small part of their range: all scores would be near the best."""
     largest = 0
     for case in cases:
-        target = read_file(case.target, False, size_limit)
-        found = dark_range([target]) if isinstance(target, Raster) else None
+        found = None if is_scan(case.target) else dark_range([read_raster(case.target, size_limit=size_limit)])
         if found is None:
             return
         largest = max(largest, found)

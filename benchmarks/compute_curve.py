@@ -70,9 +70,10 @@ def curve(options: argparse.Namespace) -> pd.DataFrame:
     found = list[records.Record]()
     for minutes, folder in moments.items():
         entrant = Trained(folder, f"{minutes:g}", precision=options.precision)
+        entrant.tasks = tuple(options.tasks or ())
         todo = blocks(suite, entrant, names, [options.shot], options.draws, options.cases)
         work = Run(suite, entrant, options.output / f"{minutes:g}")
-        run(work, [block for block in todo if not options.tasks or block.question.task in options.tasks])
+        run(work, todo)
         found += records.read(work.output)
     rows = list[dict[Any, Any]]()
     for board in boards(found, samples=1):
@@ -138,9 +139,10 @@ def main(args: Sequence[str] | None = None) -> None:
         rows = curve(options)
     except ValueError as error:
         parser.error(str(error))
-    write_whole({options.output / "table.md": table(rows).encode()})
+    text = table(rows)
+    write_whole({options.output / "table.md": text.encode()})
     plot(rows, options.output / "curve.png")
-    sys.stdout.write(table(rows))
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

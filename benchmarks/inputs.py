@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from benchmarks.protocol import Truth
 from benchmarks.suite import Case, Question, Suite, SuiteSet, case_hash, files_of
-from benchmarks.surfaces import Mask, box_of
+from benchmarks.surfaces import Mask
 from mvg.data.file_source import FileSource
 from mvg.data.geometry import resize, resize_labels
 from mvg.data.intensity import FullScale, Percentiles, normalise
 from mvg.data.location import Location, read_grid
+from mvg.data.preparation import box_of
 from mvg.data.readers import Picture, Volume, resample, same_grid
 from mvg.data.source import Index
 from mvg.data.subject import Item, Subject

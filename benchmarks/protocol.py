@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.surfaces import FloatArray, Mask, box_of, diagonal, surface_scores
+from benchmarks.surfaces import FloatArray, Mask, diagonal, surface_scores
 from mvg import metrics
+from mvg.data.preparation import box_of
 from tasks import Detection
 
 VERSION = "1"

@@ -196,9 +196,8 @@ def _ask(work: Run, block: Block, inputs: Inputs, done: set[tuple[str | int, ...
     if shown is None:
         return
     context_hash, fault = shown
-    for cases in _parts(
-        inputs, held
-    ):  # the same as in a run that was not ended, as answers depend on batches by rounding
+    # the same parts as in a run that was not ended, as answers depend on batches by rounding
+    for cases in _parts(inputs, held):
         if todo.isdisjoint(cases):
             continue
         examples, start = [inputs.make(case) for case in cases], time.monotonic()
@@ -286,23 +285,12 @@ def _answers(
     """Asks cases together; if that fails, one by one. Whatever an entrant raises is a failed answer."""
     try:
         return [(answer, "") for answer in entrant.answer([example.shown for example in examples])]
-    except InvalidAnswerError as error:
-        if len(cases) == 1:
-            log.warning("%s: the answer to case %s cannot be scored (%s)", entrant.name, cases[0].case, error)
-            return [(None, "invalid")]
-        return _one_by_one(entrant, examples, cases)
     except Exception as error:
         if len(cases) > 1:
-            return _one_by_one(entrant, examples, cases)
+            pairs = zip(examples, cases, strict=True)
+            return [answer for example, case in pairs for answer in _answers(entrant, [example], [case])]
         log.warning("%s fails on case %s (%s: %s)", entrant.name, cases[0].case, type(error).__name__, error)
-        return [(None, "error")]
-
-
-def _one_by_one(
-    entrant: Entrant, examples: Sequence[Example], cases: Sequence[Case]
-) -> list[tuple[NDArray[Any] | None, str]]:
-    pairs = zip(examples, cases, strict=True)
-    return [answer for example, case in pairs for answer in _answers(entrant, [example], [case])]
+        return [(None, "invalid" if isinstance(error, InvalidAnswerError) else "error")]
 
 
 def _score(blank: Record, example: Example, answer: NDArray[Any] | None, failure: str) -> list[Record]:
@@ -359,8 +347,9 @@ def _keep(folder: Path, block: Block, example: Example, answer: NDArray[Any]) ->
     path = folder / block.question.name / f"{block.shot}-{block.draw}" / example.image.name
     path.parent.mkdir(parents=True, exist_ok=True)
     if answer.dtype.kind not in "biuf" or not np.isfinite(answer).all():
-        answer = np.full(example.truth.shape, np.nan, np.float32)  # is read as what it is: no answer that can be scored
-        write_grid(path, answer, example.affine)
-        return
-    is_mask = block.question.label is not None and not example.truth.boxes
-    write_grid(path, (answer > 0).astype(np.uint8) if is_mask else answer.astype(np.float32), example.affine)
+        kept = np.full(example.truth.shape, np.nan, np.float32)  # is read as what it is: nothing that can be scored
+    elif block.question.label is not None and not example.truth.boxes:
+        kept = (answer > 0).astype(np.uint8)
+    else:
+        kept = answer.astype(np.float32)
+    write_grid(path, kept, example.affine)

@@ -286,7 +286,12 @@ def _digest(value: Any) -> str:
 
 def case_hash(source: FileSource, case: str) -> str:
     """Hashes the files of a case, whatever they are called, hexadecimal."""
-    return _digest(sorted((role, fingerprint(place)) for role, place in files_of(source)[case].items()))
+    return _digest(sorted(_prints(source, case).items()))
+
+
+def _prints(source: FileSource, case: str) -> dict[str, str]:
+    """Hashes each file of a case, by role."""
+    return {role: fingerprint(place) for role, place in files_of(source)[case].items()}
 
 
 def files_of(source: FileSource) -> dict[str, Any]:
@@ -304,10 +309,10 @@ def list_cases(suite: Suite) -> list[Case]:
         groups, splits = held.source.assign(sorted(files_of(held.source)))
         for split in ("train", "test"):
             for case in sorted(splits[split]):
-                made.append(Case(name, case, groups.get(case, case), split, case_hash(held.source, case)))
-                for role, place in files_of(held.source)[case].items():
-                    if role not in held.source.kinds()[0]:
-                        _check_split(images, fingerprint(place), made[-1], f"one file of {role!r}")
+                prints = _prints(held.source, case)
+                made.append(Case(name, case, groups.get(case, case), split, _digest(sorted(prints.items()))))
+                for role in sorted(set(prints) - set(held.source.kinds()[0])):
+                    _check_split(images, prints[role], made[-1], f"one file of {role!r}")
     check_cases(made)
     return made
 

@@ -20,6 +20,8 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.measure import find_contours, marching_cubes, mesh_surface_area
 
+from mvg.data.preparation import box_of
+
 Mask = NDArray[np.bool_]
 FloatArray = NDArray[np.floating[Any]]
 
@@ -148,16 +150,6 @@ def piece_sizes(spacing: tuple[float, ...]) -> FloatArray:
             vertices, faces, _, _ = marching_cubes(cell, 0.5, spacing=spacing, method="lorensen")
             sizes[code] = mesh_surface_area(vertices, faces)
     return sizes
-
-
-def box_of(mask: Mask, margin: int = 0) -> tuple[slice, ...]:
-    """Returns the smallest box that holds what a mask marks and a margin, inside of the image; empty for nothing."""
-    box = []
-    for axis in range(mask.ndim):
-        places = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
-        box.append(slice(max(0, low - margin), min(mask.shape[axis], high + margin)))
-    return tuple(box)
 
 
 def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:

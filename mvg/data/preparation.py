@@ -194,9 +194,14 @@ def _coarsen(
     return reduced, tuple(step * side / new for step, side, new in zip(spacing, old, size, strict=True))
 
 
-def box_of(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Returns the smallest box that holds what a mask marks, which must be something."""
-    return tuple(slice(int(axis.min()), int(axis.max()) + 1) for axis in mask.nonzero())
+def box_of(mask: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
+    """Returns the smallest box that holds what a mask marks and a margin, inside of the image; empty for nothing."""
+    box = []
+    for axis in range(mask.ndim):
+        places = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        low, high = (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+        box.append(slice(max(0, low - margin), min(mask.shape[axis], high + margin)))
+    return tuple(box)
 
 
 def content_box(values: FloatArray, seen: NDArray[np.bool_], rule: Intensity) -> tuple[slice, ...]:

@@ -268,9 +268,7 @@ class ScalePredictor(VolumeAnswerer):
         best = np.zeros(answer.shape, np.float16) if len(self.specs) > 1 else None
         for number, spec in enumerate(self.specs):
             # nothing of a question is held in this frame, so that the next one finds its memory
-            painted = self._ask(query, pyramids, shown, spec, flips)
-            self._take(answer, best, units, spec, number == 0, painted, scan.volume.values)
-            del painted
+            self._take(answer, best, units, spec, number == 0, self._ask(query, pyramids, shown, spec, flips), scan)
         return answer
 
     def _ask(
@@ -291,7 +289,7 @@ class ScalePredictor(VolumeAnswerer):
         spec: Spec,
         first: bool,
         painted: Tensor,
-        query: NDArray[Any],
+        scan: Scan,
     ) -> None:
         """Writes what is painted into the answer: where there are several questions, where it is painted most clearly.
 
@@ -302,11 +300,11 @@ class ScalePredictor(VolumeAnswerer):
             spec: What was asked.
             first: Whether nothing is known yet.
             painted: `(C_out, X, Y, Z)`.
-            query: What was asked, `(X, Y, Z)`, in its units.
+            scan: What was asked.
         """
         for part in _slabs(answer.shape):
             decoded = self.task.decode(painted[:, part], spec)
-            new = self._values(decoded, units, answer.dtype, query[part])
+            new = self._values(decoded, units, answer.dtype, scan.volume.values[part])
             if best is not None:
                 claim = self.task.claim(painted[:, part], spec).numpy().astype(np.float16)
                 wins = np.ones_like(claim, dtype=bool) if first else claim > best[part]

@@ -178,7 +178,8 @@ def read_pair(
         )
     if task.is_label:
         seen[:] = True
-    shown, wanted, inside = (_part(image.volume, box_of(seen)), _part(moved, box_of(seen)), seen[box_of(seen)])
+    shared = box_of(seen)
+    shown, wanted, inside = _part(image.volume, shared), _part(moved, shared), seen[shared]
     if box is not None:
         part = box(shown)
         shown, wanted, inside = _part(shown, part), _part(wanted, part), inside[part]
